@@ -1,0 +1,33 @@
+# What a fresh clone needs: `make demo` shows the whole loop, `make test` proves it. Both install first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.PHONY: install demo test lint types imports clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[pva,cpu,hpc,test]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/phaseline demo --output demo-output
+
+test: lint types imports
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+imports: $(INSTALLED)
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) demo-output build *.egg-info
