@@ -1,0 +1,116 @@
+"""PVs of the workflow IOC: scans, runs, transfers, phase retrieval, training rounds and the models they make."""
+
+from pvdb.declare import Area, gather
+from pvdb.model import AlarmLimits, Kind, Severity
+
+_OK, _MINOR, _MAJOR = Severity.NO_ALARM, Severity.MINOR, Severity.MAJOR
+_STAGE = {"Idle": _OK, "Running": _OK, "Done": _OK, "Failed": _MAJOR}
+
+_exp = Area("Exp:")
+PROPOSAL = _exp.text("Proposal", "Proposal that the scans belong to", kind=Kind.STRING)
+SAMPLE = _exp.text("Sample", "Sample of the scans", kind=Kind.STRING)
+ROOT = _exp.text("Root", "Folder of everything that is computed", max_length=1024)
+LINEAGE = _exp.text("Lineage", "Lineage of the models trained now", max_length=120)
+
+_scan = Area("Scan:", message="Message")
+FILE = _scan.text("File", "Scan file to submit", max_length=1024, setpoint=True)
+SUBMIT = _scan.action("Submit", "Accept the scan file and queue its run")
+SCAN_ID = _scan.text("Id", "Id of the scan accepted last", max_length=80)
+LAST_ACCEPTED = _scan.text("LastAccepted", "Scan file accepted last", max_length=1024)
+SCAN_MESSAGE = _scan.text("Message", "Last event or error", max_length=512)
+
+_flow = Area("Flow:", message="Message")
+FLOW_STATE = _flow.state(
+    "State", "What the workflow does", {"Idle": _OK, "Active": _OK, "Hold": _MINOR, "Failed": _MAJOR}
+)
+FLOW_STEP = _flow.text("Step", "Step of the run moved last", kind=Kind.STRING)
+FLOW_PROGRESS = _flow.number("Progress", "Progress of the run moved last", unit="%", precision=0, limits=(0, 100))
+RUN = _flow.action("Run", "Submit the scan file, wait for the run")
+CANCEL = _flow.action("Cancel", "Cancel all runs that are not finished")
+RETRY = _flow.action("Retry", "Run failed runs from where they failed")
+HOLD = _flow.state("Hold", "Begin no new work", ("Off", "On"), setpoint=True)
+ACTIVE_RUNS = _flow.integer("Active", "Runs at work")
+QUEUED_RUNS = _flow.integer("Queued", "Runs waiting")
+SUCCEEDED_RUNS = _flow.integer("Succeeded", "Runs that succeeded")
+FAILED_RUNS = _flow.integer("Failed", "Runs that failed")
+FLOW_TABLE = _flow.table(
+    "Table",
+    "Runs and rounds, the newest first",
+    {"run": "as", "kind": "as", "scan": "as", "state": "as", "started": "ad", "duration": "ad", "message": "as"},
+)
+FLOW_MESSAGE = _flow.text("Message", "Last event or error", max_length=512)
+
+_transfer = Area("Transfer:", message="Message")
+TRANSFER_STATE = _transfer.state("State", "State of the latest transfer", _STAGE)
+BYTES_DONE = _transfer.number("BytesDone", "Bytes copied", unit="B", precision=0)
+BYTES_TOTAL = _transfer.number("BytesTotal", "Bytes to copy", unit="B", precision=0)
+TRANSFER_RATE = _transfer.number("Rate", "Speed of the latest transfer", unit="MB/s", precision=1)
+FILES_DONE = _transfer.integer("FilesDone", "Files copied")
+DISK_FREE = _transfer.number(
+    "DiskFree", "Free disk below the root", unit="GB", precision=1, alarms=AlarmLimits(lolo=1, low=5)
+)
+TRANSFER_MESSAGE = _transfer.text("Message", "Last event or error", max_length=512)
+
+_recon = Area("Recon:", message="Message")
+RECON_STATE = _recon.state("State", "State of the latest reconstruction", _STAGE)
+RECON_ENGINE = _recon.state("Engine", "Phase retrieval engine", ("ptychi",), setpoint=True)
+NUM_EPOCHS = _recon.integer("NumEpochs", "Epochs of a reconstruction", initial=30, limits=(1, 10_000), setpoint=True)
+NUM_MODES = _recon.integer("NumModes", "Incoherent probe modes", initial=1, limits=(1, 32), setpoint=True)
+RECON_BATCH = _recon.integer("Batch", "Frames in an update", initial=40, limits=(1, 100_000), setpoint=True)
+RECON_EPOCH = _recon.integer("Epoch", "Epochs done")
+RECON_ERROR = _recon.number("Error", "Error of the latest epoch", unit="1", precision=5)
+RECON_IMAGE = _recon.image("Image", "Phase of the latest reconstruction", unit="rad")
+RECON_MESSAGE = _recon.text("Message", "Last event or error", max_length=512)
+
+_train = Area("Train:", message="Message")
+TRAIN_STATE = _train.state(
+    "State", "State of training",
+    {"Idle": _OK, "Training": _OK, "Exporting": _OK, "Standby": _OK, "Failed": _MAJOR},
+)  # fmt: skip
+EPOCHS = _train.integer("Epochs", "Epochs of a round", initial=50, limits=(1, 10_000), setpoint=True)
+EPOCH = _train.integer("Epoch", "Epochs done in this round")
+LOSS = _train.number("Loss", "Training loss of the latest epoch", unit="rad", precision=4)
+VAL_LOSS = _train.number("ValLoss", "Loss on held-out frames", unit="rad", precision=4)
+BEST_VAL_LOSS = _train.number("BestValLoss", "Lowest loss on held-out frames", unit="rad", precision=4)
+LEARNING_RATE = _train.number("LearningRate", "Learning rate of the latest epoch", unit="1", precision=6)
+LOSS_HISTORY = _train.waveform("LossHistory", "Training loss by epoch", unit="rad", max_length=10_000, precision=4)
+VAL_LOSS_HISTORY = _train.waveform(
+    "ValLossHistory", "Held-out loss by epoch", unit="rad", max_length=10_000, precision=4
+)
+NUM_SCANS = _train.integer("NumScans", "Scans in the training set")
+NUM_SAMPLES = _train.integer("NumSamples", "Frames in the training set")
+SAMPLE_RATE = _train.number("SampleRate", "Frames trained on a second", unit="1/s", precision=1)
+TIME_LEFT = _train.number("TimeLeft", "Time left of the round", unit="s", precision=0)
+STANDBY = _train.state("Standby", "Begin no round by itself", ("Off", "On"), setpoint=True)
+START = _train.action("Start", "Train a round now on all pairs there are")
+ABORT = _train.action("Abort", "Stop the running round")
+TRAIN_MESSAGE = _train.text("Message", "Last event or error", max_length=512)
+
+_model = Area("Model:", message="Message")
+SELECT = _model.integer("Select", "Put this version live on the edge", limits=(0, 1_000_000), setpoint=True)
+ACTIVE_MODEL = _model.integer("Active", "Version the edge runs, 0 is none")
+CANDIDATE = _model.integer("Candidate", "Version made last, 0 is none")
+CANDIDATE_VAL_LOSS = _model.number("CandidateValLoss", "Its loss on held-out frames", unit="rad", precision=4)
+ACTIVE_VAL_LOSS = _model.number("ActiveValLoss", "The incumbent's, on the same frames", unit="rad", precision=4)
+GATE = _model.state("Gate", "Which candidates go live", ("Better only", "Always", "Manual"), setpoint=True)
+VERDICT = _model.text("Verdict", "What the gate said of the candidate")
+ACCEPT = _model.action("Accept", "Put the candidate live")
+ROLLBACK = _model.action("Rollback", "Put the active model's parent live")
+ANNOUNCED = _model.text("Announced", "Version and digest that should be live", max_length=200)
+MODEL_TABLE = _model.table(
+    "Table",
+    "Models, the newest first",
+    {
+        "version": "ai",
+        "parent": "ai",
+        "state": "as",
+        "valLoss": "ad",
+        "incumbentValLoss": "ad",
+        "scans": "ai",
+        "created": "ad",
+    },
+)
+FETCH = _model.rpc("Fetch", "Card and bytes of a version")
+MODEL_MESSAGE = _model.text("Message", "Last event or error", max_length=512)
+
+PVS = gather(_exp, _scan, _flow, _transfer, _recon, _train, _model)
