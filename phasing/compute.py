@@ -1,0 +1,54 @@
+"""What heavy work may take of this machine: cores, a GPU where there is one, short floats where they are fast."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def spare_cores() -> int:
+    """All cores of this process but one, at least one.
+
+    Streaming and serving run beside. Threads that share every parallel step wait for the slowest of them: on two
+    cores, one of them busy, training with two threads was measured ten times slower than with one.
+    """
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+@contextmanager
+def torch_set_up(seed: int, threads: int | None) -> Iterator[None]:
+    """Seed torch and give it some threads, None for all cores but one; both are put back afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or spare_cores())
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def device_name(wanted: str) -> str:
+    """The torch device to use: what was asked for, or, for auto, a GPU where there is one."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware computes with bfloat16; where it is emulated it is slower than float32."""
+    import torch
+
+    if device.type != "cpu":
+        return bool(torch.cuda.is_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

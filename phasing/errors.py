@@ -1,0 +1,40 @@
+"""Named errors of the science; the text of each is the one clear line that the operator reads."""
+
+
+class PhaselineError(Exception):
+    """Base of every error that phaseline raises on purpose."""
+
+
+class ScanFileError(PhaselineError):
+    """A scan file that cannot be used; the text names the file and what is wrong with it."""
+
+
+class GeometryError(PhaselineError):
+    """A geometry block that cannot be; the text names the field."""
+
+
+class FrameRejected(PhaselineError):
+    """A frame that cannot be prepared: wrong shape, dtype or content."""
+
+
+class RetrievalError(PhaselineError):
+    """Phase retrieval that failed or did not converge to finite numbers."""
+
+
+class PairsError(PhaselineError):
+    """Training pairs that are missing, truncated or contradict one another."""
+
+
+class TrainingError(PhaselineError):
+    """A training round that cannot start or did not yield a usable network."""
+
+
+class ModelError(PhaselineError):
+    """A model artifact, card or registry entry that is corrupted or does not fit."""
+
+
+class MissingExtra(PhaselineError):
+    """A library of an optional extra is not installed."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"{library} is not installed: pip install 'phaseline[{extra}]'")

@@ -1,0 +1,196 @@
+"""The model registry: SQLite for what is known of a model, files named by their sha256 for its bytes.
+
+Several processes may publish and read at once. A model is there only when its files lie complete on disk.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from phasing.card import ModelCard
+from phasing.errors import ModelError
+from phasing.files import replaced_file
+
+_LOCK_TIMEOUT_S = 30.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS models (
+    version INTEGER PRIMARY KEY AUTOINCREMENT,
+    lineage TEXT NOT NULL,
+    onnx TEXT NOT NULL,
+    checkpoint TEXT NOT NULL,
+    card TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL
+)
+"""
+
+
+class ModelState(StrEnum):
+    """Where a model stands in its lineage; at most one of a lineage is active."""
+
+    CANDIDATE = "candidate"
+    REFUSED = "refused"
+    ACTIVE = "active"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One row of the registry: the card, where the model stands, and why."""
+
+    card: ModelCard
+    state: ModelState
+    reason: str
+
+
+class Registry:
+    """All models under one folder: `registry.sqlite` and `objects/<two digits>/<sha256>`.
+
+    Every method opens its own connection, so that one Registry may be shared between threads, and one folder
+    between processes. All raise ModelError when the registry or what was asked for cannot be read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._objects = root / "objects"
+        self._database = root / "registry.sqlite"
+        self._objects.mkdir(parents=True, exist_ok=True)
+        with self._transaction() as connection:
+            connection.execute(_SCHEMA)
+
+    def publish(self, onnx_path: Path, checkpoint_path: Path, draft: ModelCard) -> ModelCard:
+        """Take a model in as a candidate and return its card with the version that it was given.
+
+        draft: the card as export_onnx made it; its version is ignored. Files first, then one transaction: a
+        process that dies between them leaves nothing that a reader could see.
+        Raises ModelError if the ONNX file is not the one that the card describes.
+        """
+        onnx = self._keep(onnx_path)
+        if onnx != draft.digest:
+            raise ModelError(f"{onnx_path} is not the model of its card: sha256 {onnx[:12]}, not {draft.digest[:12]}")
+        checkpoint = self._keep(checkpoint_path)
+        with self._transaction() as connection:
+            row = (draft.lineage, onnx, checkpoint, "", ModelState.CANDIDATE, "")
+            version = connection.execute(
+                "INSERT INTO models (lineage, onnx, checkpoint, card, state, reason) VALUES (?, ?, ?, ?, ?, ?)", row
+            ).lastrowid
+            card = replace(draft, version=version or 0)
+            connection.execute("UPDATE models SET card = ? WHERE version = ?", (json.dumps(card.to_json()), version))
+        return card
+
+    def entry(self, version: int) -> Entry:
+        """Card, state and reason of one version."""
+        rows = self._rows("WHERE version = ?", (version,))
+        if not rows:
+            raise ModelError(f"there is no model version {version}")
+        return rows[0]
+
+    def card(self, version: int) -> ModelCard:
+        """The card of one version."""
+        return self.entry(version).card
+
+    def versions(self, lineage: str | None = None) -> tuple[Entry, ...]:
+        """All models of a lineage, or of all lineages, oldest first."""
+        if lineage is None:
+            return self._rows("ORDER BY version", ())
+        return self._rows("WHERE lineage = ? ORDER BY version", (lineage,))
+
+    def active(self, lineage: str) -> ModelCard | None:
+        """The card of the model that serves this lineage, None before the first."""
+        rows = self._rows("WHERE lineage = ? AND state = ?", (lineage, ModelState.ACTIVE))
+        return rows[0].card if rows else None
+
+    def onnx_bytes(self, version: int) -> bytes:
+        """The network as ONNX, verified by its digest at every read."""
+        return self._verified(version, self.card(version).digest)[1]
+
+    def checkpoint_path(self, version: int) -> Path:
+        """The file of the network's weights, verified by its digest at every call."""
+        with self._transaction() as connection:
+            row = connection.execute("SELECT checkpoint FROM models WHERE version = ?", (version,)).fetchone()
+        if row is None:
+            raise ModelError(f"there is no model version {version}")
+        return self._verified(version, row[0])[0]
+
+    def set_active(self, version: int, reason: str = "") -> None:
+        """Let one version serve its lineage; the one that did so until now retires in the same transaction."""
+        lineage = self.card(version).lineage
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE models SET state = ?, reason = ? WHERE lineage = ? AND state = ? AND version <> ?",
+                (ModelState.RETIRED, f"version {version} took over", lineage, ModelState.ACTIVE, version),
+            )
+            _set_state(connection, version, ModelState.ACTIVE, reason)
+
+    def refuse(self, version: int, reason: str) -> None:
+        """Keep a candidate from going live, with the gate's reason."""
+        with self._transaction() as connection:
+            row = connection.execute("SELECT state FROM models WHERE version = ?", (version,)).fetchone()
+            if row is None:
+                raise ModelError(f"there is no model version {version}")
+            if row[0] == ModelState.ACTIVE:
+                raise ModelError(f"model version {version} is active: activate another one first")
+            _set_state(connection, version, ModelState.REFUSED, reason)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self._database, timeout=_LOCK_TIMEOUT_S, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                except BaseException:
+                    connection.execute("ROLLBACK")
+                    raise
+                connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise ModelError(f"model registry {self._database}: {error}") from error
+
+    def _rows(self, clause: str, arguments: tuple[object, ...]) -> tuple[Entry, ...]:
+        with self._transaction() as connection:
+            rows = connection.execute(f"SELECT version, card, state, reason FROM models {clause}", arguments).fetchall()
+        return tuple(_entry(*row) for row in rows)
+
+    def _keep(self, source: Path) -> str:
+        """Copy a file to its place under its digest: write, fsync, rename."""
+        try:
+            content = source.read_bytes()
+        except OSError as error:
+            raise ModelError(f"{source} cannot be read: {error.strerror}") from error
+        digest = hashlib.sha256(content).hexdigest()
+        target = self._object_path(digest)
+        target.parent.mkdir(exist_ok=True)
+        with replaced_file(target) as part:
+            part.write_bytes(content)
+        return digest
+
+    def _object_path(self, digest: str) -> Path:
+        return self._objects / digest[:2] / digest
+
+    def _verified(self, version: int, digest: str) -> tuple[Path, bytes]:
+        """A file and its content, which is the content that was verified, whatever becomes of the file meanwhile."""
+        path = self._object_path(digest)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"model version {version}: {path} cannot be read: {error.strerror}") from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != digest:
+            raise ModelError(f"model version {version} is corrupted: sha256 is {found[:12]}, not {digest[:12]}")
+        return path, content
+
+
+def _entry(version: int, card: str, state: str, reason: str) -> Entry:
+    try:
+        return Entry(ModelCard.from_json(json.loads(card)), ModelState(state), reason)
+    except ValueError as error:
+        raise ModelError(f"model version {version}: its row in the registry is corrupted: {error}") from error
+
+
+def _set_state(connection: sqlite3.Connection, version: int, state: ModelState, reason: str) -> None:
+    connection.execute("UPDATE models SET state = ?, reason = ? WHERE version = ?", (state, reason, version))

@@ -1,0 +1,157 @@
+import sqlite3
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phasing.card import ModelCard
+from phasing.errors import ModelError
+from phasing.store import ModelState, Registry
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "models")
+
+
+def publish(registry: Registry, exported: Any, lineage: str = "one") -> ModelCard:
+    return registry.publish(exported.onnx_path, exported.checkpoint_path, replace(exported.draft, lineage=lineage))
+
+
+def test_gives_back_what_was_published(registry: Registry, exported: Any, tmp_path: Path) -> None:
+    card = publish(registry, exported)
+    assert card.version == 1
+    again = Registry(tmp_path / "models")
+    assert again.onnx_bytes(1) == exported.onnx_path.read_bytes()
+    assert again.checkpoint_path(1).read_bytes() == exported.checkpoint_path.read_bytes()
+    assert again.card(1).to_json() == card.to_json()
+    assert again.entry(1).state is ModelState.CANDIDATE
+    assert not list((tmp_path / "models").rglob("*.part"))
+
+
+def test_one_model_of_a_lineage_is_active(registry: Registry, exported: Any) -> None:
+    for lineage in ("one", "one", "other"):
+        publish(registry, exported, lineage)
+    assert registry.active("one") is None
+    registry.set_active(1, "first")
+    registry.set_active(3)
+    registry.set_active(2, "better")
+    active = registry.active("one")
+    assert active is not None
+    assert active.version == 2
+    assert [entry.state for entry in registry.versions()] == ["retired", "active", "active"]
+    assert [entry.card.version for entry in registry.versions("one")] == [1, 2]
+    assert registry.entry(2).reason == "better"
+    registry.set_active(1, "rolled back")
+    assert [entry.state for entry in registry.versions("one")] == ["active", "retired"]
+
+
+def test_keeps_the_reason_of_a_refusal_and_never_refuses_the_active_one(registry: Registry, exported: Any) -> None:
+    publish(registry, exported)
+    registry.refuse(1, "worse")
+    assert registry.entry(1).state is ModelState.REFUSED
+    assert registry.entry(1).reason == "worse"
+    registry.set_active(1)
+    with pytest.raises(ModelError, match="version 1 is active"):
+        registry.refuse(1, "worse")
+
+
+@pytest.mark.parametrize("method", ["card", "onnx_bytes", "checkpoint_path", "set_active", "refuse"])
+def test_names_a_version_that_is_not_there(registry: Registry, method: str) -> None:
+    with pytest.raises(ModelError, match="no model version 7"):
+        getattr(registry, method)(*((7, "worse") if method == "refuse" else (7,)))
+
+
+def test_a_corrupted_object_is_noticed_at_every_read(registry: Registry, exported: Any, tmp_path: Path) -> None:
+    card = publish(registry, exported)
+    path = tmp_path / "models" / "objects" / card.digest[:2] / card.digest
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=f"version 1 is corrupted.*{card.digest[:12]}"):
+        registry.onnx_bytes(1)
+    path.unlink()
+    with pytest.raises(ModelError, match=f"version 1.*{card.digest[:12]}"):
+        registry.onnx_bytes(1)
+    checkpoint = registry.checkpoint_path(1)
+    checkpoint.write_bytes(b"")
+    with pytest.raises(ModelError, match="version 1 is corrupted"):
+        registry.checkpoint_path(1)
+
+
+def test_gives_the_very_bytes_that_were_verified(
+    registry: Registry, exported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(registry, exported)
+    reading = Path.read_bytes
+
+    def spoil_after_reading(path: Path) -> bytes:
+        content = reading(path)
+        path.write_bytes(b"replaced")
+        return content
+
+    whole = exported.onnx_path.read_bytes()
+    monkeypatch.setattr(Path, "read_bytes", spoil_after_reading)
+    assert registry.onnx_bytes(1) == whole
+
+
+def test_refuses_a_file_that_is_not_its_cards(registry: Registry, exported: Any, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.onnx"
+    wrong.write_bytes(b"something else")
+    with pytest.raises(ModelError, match="not the model of its card"):
+        registry.publish(wrong, exported.checkpoint_path, exported.draft)
+    with pytest.raises(ModelError, match=r"missing\.onnx cannot be read"):
+        registry.publish(tmp_path / "missing.onnx", exported.checkpoint_path, exported.draft)
+    assert registry.versions() == ()
+
+
+def test_a_failed_publication_leaves_no_version(
+    registry: Registry, exported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelCard, "to_json", lambda card: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        publish(registry, exported)
+    monkeypatch.undo()
+    assert registry.versions() == ()
+    assert publish(registry, exported).version == 1
+
+
+def test_a_broken_database_and_a_broken_row_are_named(registry: Registry, exported: Any, tmp_path: Path) -> None:
+    publish(registry, exported)
+    database = tmp_path / "models" / "registry.sqlite"
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE models SET card = '{'")
+    connection.close()
+    with pytest.raises(ModelError, match="version 1: its row"):
+        registry.card(1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "registry.sqlite").write_bytes(b"no database, but long enough to be looked at" * 100)
+    with pytest.raises(ModelError, match=r"registry\.sqlite"):
+        Registry(tmp_path / "other")
+
+
+def publish_some(root: Path, onnx_path: Path, checkpoint_path: Path, draft: dict[str, Any]) -> list[int]:
+    registry = Registry(root)
+    card = ModelCard.from_json(draft)
+    versions = []
+    for _ in range(5):
+        versions.append(registry.publish(onnx_path, checkpoint_path, card).version)
+        registry.set_active(versions[-1])
+    return versions
+
+
+def test_several_processes_publish_at_once(exported: Any, tmp_path: Path) -> None:
+    arguments = (tmp_path / "models", exported.onnx_path, exported.checkpoint_path, exported.draft.to_json())
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        runs = [pool.submit(publish_some, *arguments) for _ in range(3)]
+        versions = sorted(version for run in runs for version in run.result())
+    assert versions == list(range(1, 16))
+    registry = Registry(tmp_path / "models")
+    assert [entry.card.version for entry in registry.versions()] == versions
+    states = [entry.state for entry in registry.versions()]
+    assert states.count(ModelState.ACTIVE) == 1
+    assert np.all([registry.onnx_bytes(version) == exported.onnx_path.read_bytes() for version in versions])
