@@ -1,0 +1,201 @@
+"""The jobs that a flow may call by name: paths and small numbers in, paths and small numbers out.
+
+Each is called in a worker process with the JSON object of the task's ``kwargs`` and reports into the file ``progress``.
+"""
+
+import glob
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hpc_bridge.errors import TaskFailed
+from hpc_bridge.ports import Json
+from hpc_bridge.progress import ProgressWriter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from phasing import retrieve as retrieval
+    from phasing import train as training
+
+Settings = TypeVar("Settings")
+
+JOBS = {
+    "reconstruct": "hpc_bridge.jobs:reconstruct",
+    "pairs": "hpc_bridge.jobs:pairs",
+    "train": "hpc_bridge.jobs:train",
+    "export": "hpc_bridge.jobs:export",
+}
+_KEPT_PREVIEWS = 2
+
+
+def reconstruct(*, scan_file: str, output: str, progress: str | None = None, **settings: Any) -> Json:
+    """Retrieve the phase of a scan file into ``output`` (HDF5); ``settings`` are RetrieveSettings' fields.
+
+    Previews of the object's phase, (H, W) float32 rad, appear beside ``output`` as .npy files; a line names each.
+    """
+    from phasing.retrieve import RetrieveSettings, retrieve
+    from phasing.scanfile import read_scan
+
+    begun_s = time.monotonic()
+    target = _path("output", output)
+    chosen = _settings(RetrieveSettings, settings)
+    with ProgressWriter(_optional("progress", progress)) as writer:
+        scan = read_scan(_path("scan_file", scan_file))
+        writer.write("started", job="reconstruct", scan_id=scan.scan_id, num_frames=scan.num_frames)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for old in _previews(target):  # of an attempt that was killed
+            old.unlink()
+        result = retrieve(scan, chosen, partial(_report_retrieval, writer, target))
+        result.save(target)
+        writer.write("ended", job="reconstruct")
+    return {
+        "reconstruction": str(target),
+        "scan_id": scan.scan_id,
+        "num_frames": scan.num_frames,
+        "epochs": len(result.error_history),
+        "error": result.error_history[-1],
+        "seconds": time.monotonic() - begun_s,
+    }
+
+
+def pairs(
+    *,
+    scan_file: str,
+    reconstruction: str,
+    output: str,
+    pixel_size_m: float | None = None,
+    progress: str | None = None,
+) -> Json:
+    """Make the training pairs of a scan into the folder ``output``."""
+    from phasing.pairs import make_pairs
+    from phasing.reconstruction import Reconstruction
+    from phasing.scanfile import read_scan
+
+    folder = _path("output", output)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with ProgressWriter(_optional("progress", progress)) as writer:
+        writer.write("started", job="pairs")
+        scan = read_scan(_path("scan_file", scan_file))
+        found = Reconstruction.load(_path("reconstruction", reconstruction))
+        made = make_pairs(scan, found, folder, pixel_size_m=pixel_size_m)
+        writer.write("ended", job="pairs")
+    return {
+        "pairs": str(folder),
+        "scan_id": made.scan_id,
+        "samples": len(made.unique_id),
+        "pixel_size_m": made.pixel_size_m,
+    }
+
+
+def train(
+    *,
+    pairs: list[str],
+    output: str,
+    parent_checkpoint: str | None = None,
+    progress: str | None = None,
+    **settings: Any,
+) -> Json:
+    """Train on the union of pair folders into the folder ``output``; ``settings`` are TrainSettings' fields."""
+    from phasing.pairs import load_pairs
+    from phasing.train import TrainSettings
+    from phasing.train import train as train_network
+
+    chosen = _settings(TrainSettings, settings)
+    folder = _path("output", output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ProgressWriter(_optional("progress", progress)) as writer:
+        sets = [load_pairs(_path("pairs", path)) for path in _list("pairs", pairs)]
+        samples = sum(len(found.unique_id) for found in sets)
+        writer.write("started", job="train", scans=[found.scan_id for found in sets], num_samples=samples)
+        parent = _optional("parent_checkpoint", parent_checkpoint)
+        result = train_network(sets, chosen, parent, folder, partial(_report_training, writer))
+        writer.write("ended", job="train")
+    facts = {name: value for name, value in asdict(result).items() if name != "checkpoint_path"}
+    return {**facts, "checkpoint": str(result.checkpoint_path)}
+
+
+def export(
+    *, checkpoint: str, output: str, lineage: str, parent: int | None = None, progress: str | None = None
+) -> Json:
+    """Export a checkpoint to the ONNX file ``output`` and the draft of its card to ``output`` with .json added."""
+    from phasing.export import export_onnx
+    from phasing.files import replaced_file
+
+    target = _path("output", output)
+    card_path = target.with_name(target.name + ".json")
+    with ProgressWriter(_optional("progress", progress)) as writer:
+        writer.write("started", job="export")
+        card = export_onnx(_path("checkpoint", checkpoint), target, lineage=lineage, parent=parent)
+        with replaced_file(card_path) as part:
+            part.write_text(json.dumps(card.to_json()), encoding="utf-8")
+        writer.write("ended", job="export")
+    return {"onnx": str(target), "card": str(card_path), "checkpoint": checkpoint, "digest": card.digest}
+
+
+def _report_retrieval(writer: ProgressWriter, output: Path, report: "retrieval.EpochReport") -> None:
+    preview = None
+    if report.preview_rad is not None:
+        preview = str(_save_preview(output, report.epoch, report.preview_rad))
+    values = {"epoch": report.epoch, "num_epochs": report.num_epochs, "error": report.error}
+    writer.write("epoch", job="reconstruct", **values, preview=preview)
+
+
+def _save_preview(output: Path, epoch: int, phase_rad: "NDArray[np.float32]") -> Path:
+    import numpy as np
+
+    from phasing.files import replaced_file
+
+    path = output.with_name(f"{output.stem}-preview-{epoch:05d}.npy")
+    with replaced_file(path) as part, part.open("wb") as file:
+        np.save(file, phase_rad)
+    for old in _previews(output)[:-_KEPT_PREVIEWS]:
+        old.unlink()
+    return path
+
+
+def _previews(output: Path) -> list[Path]:
+    return sorted(output.parent.glob(f"{glob.escape(output.stem)}-preview-*.npy"))
+
+
+def _report_training(writer: ProgressWriter, report: "training.EpochReport") -> None:
+    writer.write("epoch", job="train", **asdict(report))
+
+
+def _settings(kind: type[Settings], values: Json) -> Settings:
+    """Build a settings object. Raises TaskFailed naming what is unknown or of the wrong type."""
+    known = {field.name: getattr(kind, field.name) for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(values.keys() - known.keys()):
+        raise TaskFailed(f"unknown setting {', '.join(unknown)} (known: {', '.join(known)})")
+    for name, value in values.items():
+        if not _fits(value, known[name]):
+            raise TaskFailed(f"the setting {name} cannot be {value!r}")
+    return kind(**values)
+
+
+def _fits(value: object, default: object) -> bool:
+    """Whether a JSON value may stand where this default stands; numbers where the default is None."""
+    if default is None or isinstance(default, float):
+        return (value is None and default is None) or (isinstance(value, int | float) and not isinstance(value, bool))
+    return type(value) is type(default)
+
+
+def _path(name: str, value: object) -> Path:
+    if not isinstance(value, str) or not value:
+        raise TaskFailed(f"{name} is not a path: {value!r}")
+    return Path(value)
+
+
+def _optional(name: str, value: object) -> Path | None:
+    return None if value is None else _path(name, value)
+
+
+def _list(name: str, value: object) -> Iterable[object]:
+    if not isinstance(value, list) or not value:
+        raise TaskFailed(f"{name} is not a list of paths: {value!r}")
+    return value

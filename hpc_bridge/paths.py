@@ -1,0 +1,94 @@
+"""Reading and writing a run's document by the JSONPath subset of the flow dialect: $.a.b[0]['c']."""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hpc_bridge.errors import BridgeError
+from hpc_bridge.ports import Json
+
+_TOKEN = re.compile(r"\.([A-Za-z_][\w\-]*)|\[(\d+)\]|\['([^']+)'\]")
+CONTEXT = "_context"
+
+
+class PathError(BridgeError):
+    """A JSONPath that is malformed or leads nowhere in this document."""
+
+
+def parse(path: str) -> tuple[str | int, ...]:
+    """Split a JSONPath into its keys; ``$`` alone gives (). Raises PathError for anything outside the subset."""
+    if not path.startswith("$"):
+        raise PathError(f"the path {path!r} does not start with $")
+    keys: list[str | int] = []
+    at = 1
+    while at < len(path):
+        token = _TOKEN.match(path, at)
+        if token is None:
+            raise PathError(f"the path {path!r} cannot be understood from {path[at:]!r} on")
+        keys.append(int(token[2]) if token[2] else token[1] or token[3])
+        at = token.end()
+    return tuple(keys)
+
+
+def read(document: Mapping[str, Any], path: str) -> Any:
+    """Return what stands at the path. Raises PathError naming the path when nothing does."""
+    found: Any = document
+    for key in parse(path):
+        fits = isinstance(found, list) if isinstance(key, int) else isinstance(found, Mapping)
+        if not fits:
+            raise PathError(f"{path} leads nowhere: {key!r} is asked of {type(found).__name__}")
+        try:
+            found = found[key]
+        except (KeyError, IndexError):
+            raise PathError(f"{path} leads nowhere: there is no {key!r}") from None
+    return found
+
+
+def write(document: Json, path: str, value: Any) -> Json:
+    """Return a copy of the document with the value at the path, making the objects on the way to it.
+
+    Raises PathError where the path crosses a list or a plain value, or would overwrite the run's context.
+    """
+    keys = parse(path)
+    if not keys:
+        if not isinstance(value, dict):
+            raise PathError("only an object can replace the whole document")
+        return copy.deepcopy(value)
+    if keys[0] == CONTEXT:
+        raise PathError(f"{path} would overwrite the run's context")
+    result = copy.deepcopy(document)
+    at: Any = result
+    for key in keys[:-1]:
+        at = at.setdefault(key, {}) if isinstance(at, dict) else None
+    if not isinstance(at, dict) or isinstance(keys[-1], int):
+        raise PathError(f"{path} cannot be written: it crosses something that is not an object")
+    at[keys[-1]] = copy.deepcopy(value)
+    return result
+
+
+def evaluate(template: Any, document: Mapping[str, Any]) -> Any:
+    """Fill a Parameters template: each key ``name.$`` becomes ``name`` with what stands at its path."""
+    if isinstance(template, list):
+        return [evaluate(item, document) for item in template]
+    if not isinstance(template, dict):
+        return template
+    return dict(_entry(key, value, document) for key, value in template.items())
+
+
+def _entry(key: str, value: Any, document: Mapping[str, Any]) -> tuple[str, Any]:
+    if key.endswith(".$"):
+        return key[:-2], copy.deepcopy(read(document, str(value)))
+    return key, evaluate(value, document)
+
+
+def references(template: Any) -> list[str]:
+    """List every path that a Parameters template reads, for the offline check."""
+    if isinstance(template, list):
+        return [path for item in template for path in references(item)]
+    if not isinstance(template, dict):
+        return []
+    found: list[str] = []
+    for key, value in template.items():
+        found += [str(value)] if key.endswith(".$") else references(value)
+    return found

@@ -1,0 +1,103 @@
+"""A process that runs flows until all have ended; the tests kill it and start it again on the same folder.
+
+Arguments: the folder, the number of runs, and where to kill itself once (``run`` or ``begun`` of a provider's
+action, counted: ``begun:3``), or ``-``. It prints one line for every change of a run, and ``done``.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from hpc_bridge.function_provider import FunctionProvider
+from hpc_bridge.local_compute import COMPUTE_URL, LocalCompute
+from hpc_bridge.local_transfer import TRANSFER_URL, LocalTransfer
+from hpc_bridge.ports import Json
+from hpc_bridge.runner import FlowRunner
+from hpc_bridge.workers import WorkerSetup
+
+DEADLINE_S = 60.0
+
+
+def flow(log: str) -> Json:
+    def compute(tag: str, following: str) -> Json:
+        kwargs = {"log": log, "tag.$": f"$.tags.{tag}"}
+        parameters = {"endpoint_id": "local", "tasks": [{"function_id": "note", "kwargs": kwargs}]}
+        return _action(COMPUTE_URL, parameters, tag, Next=following)
+
+    files = [{"source_path.$": "$.file", "destination_path.$": "$.file"}]
+    transfer = {"source_endpoint": "a", "destination_endpoint": "b", "DATA": files}
+    states = {
+        "Transfer": _action(TRANSFER_URL, transfer, "transfer", Next="First"),
+        "First": compute("first", "Second"),
+        "Second": compute("second", "Register"),
+        "Register": _action("test:register", {"tag.$": "$.tags.register"}, "register", End=True),
+    }
+    return {"StartAt": "Transfer", "States": states}
+
+
+def _action(url: str, parameters: Json, name: str, **more: object) -> Json:
+    return {
+        "Type": "Action",
+        "ActionUrl": url,
+        "Parameters": parameters,
+        "ResultPath": f"$.{name}",
+        "WaitTime": 60,
+    } | more
+
+
+class Killed:
+    """A provider that kills its process just before or just after it has begun its n-th action, once per folder."""
+
+    def __init__(self, inner, moment, number, marker):
+        self.inner, self.moment, self.number, self.marker = inner, moment, number, marker
+        self.status, self.cancel, self.release = inner.status, inner.cancel, inner.release
+        self.notify, self.calls = inner.notify, 0
+
+    def run(self, request_id, body):
+        self.calls += 1
+        self.maybe_die("run")
+        action_id = self.inner.run(request_id, body)
+        self.maybe_die("begun")
+        return action_id
+
+    def maybe_die(self, moment):
+        if moment == self.moment and self.calls == self.number and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(folder: Path, runs: int, kill: str) -> None:
+    log = folder / "log"
+
+    def register(body: Json) -> Json:
+        with log.open("a") as file:
+            file.write(f"{body['tag']} {os.getpid()}\n")
+        return {}
+
+    jobs = {"note": "bridge_jobs:note"}
+    setup = {"local": WorkerSetup(workers=2, warm=(), niceness=0)}
+    transfer = LocalTransfer({"a": folder / "a", "b": folder / "b"}, folder / "transfer.sqlite")
+    compute = LocalCompute(jobs, setup, folder / "compute.sqlite")
+    function = FunctionProvider(register, folder / "function.sqlite")
+    moment, _, number = kill.partition(":")
+    providers = {
+        url: Killed(provider, moment, int(number or 0), folder / "killed")
+        for url, provider in {TRANSFER_URL: transfer, COMPUTE_URL: compute, "test:register": function}.items()
+    }
+    runner = FlowRunner(folder / "runs.sqlite", providers, max_active=3)
+    runner.subscribe(lambda row: print(row.run_id, row.state, row.status, flush=True))
+    with runner:
+        names = [f"run{number}" for number in range(runs)]
+        for name in names:
+            tags = {tag: f"{name}.{tag}" for tag in ("first", "second", "register")}
+            runner.submit(flow(str(log)), {"file": f"/{name}.h5", "tags": tags}, name, run_id=name)
+        for name in names:
+            runner.wait(name, DEADLINE_S)
+    for provider in (transfer, compute, function):
+        provider.stop()
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

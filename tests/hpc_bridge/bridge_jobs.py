@@ -1,0 +1,53 @@
+"""Small jobs for the tests of the bridge; they wait on named pipes, never on the clock."""
+
+import os
+import signal
+from pathlib import Path
+
+
+def note(*, log: str, tag: str, value: int = 0) -> dict[str, object]:
+    """Append one line and return at once."""
+    _append(log, f"{tag} {os.getpid()}")
+    return {"value": value, "tag": tag}
+
+
+def wait(*, log: str, tag: str, pipe: str) -> dict[str, object]:
+    """Append one line and wait until somebody writes into the pipe."""
+    _append(log, f"{tag} {os.getpid()}")
+    with Path(pipe).open() as reader:
+        return {"heard": reader.read()}
+
+
+def pid() -> dict[str, object]:
+    return {"pid": os.getpid(), "niceness": os.nice(0), "threads": os.environ.get("OMP_NUM_THREADS")}
+
+
+def kill_itself() -> dict[str, object]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def not_json() -> dict[str, object]:
+    return {"value": object()}
+
+
+def not_a_number() -> dict[str, object]:
+    return {"value": float("nan")}
+
+
+def not_an_object() -> list[int]:
+    return [1]
+
+
+def fail(*, message: str) -> dict[str, object]:
+    raise ValueError(message)
+
+
+def leave() -> dict[str, object]:
+    raise SystemExit(3)
+
+
+def _append(log: str, line: str) -> None:
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, line.encode() + b"\n")
+    os.close(handle)

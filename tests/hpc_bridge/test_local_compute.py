@@ -1,0 +1,246 @@
+import os
+import queue
+import select
+import threading
+
+import pytest
+
+from hpc_bridge.errors import TaskFailed
+from hpc_bridge.function_provider import FunctionProvider
+from hpc_bridge.local_compute import LocalCompute
+from hpc_bridge.ports import ActionState
+from hpc_bridge.workers import WorkerSetup
+
+DEADLINE_S = 30.0
+NAMES = ["note", "wait", "pid", "kill_itself", "not_json", "not_a_number", "not_an_object", "fail", "leave"]
+JOBS = {name: f"bridge_jobs:{name}" for name in NAMES} | {"absent": "bridge_jobs:nothing"}
+
+
+class Place:
+    def __init__(self, folder):
+        self.folder = folder
+        self.changed = threading.Condition()
+        self.provider = None
+
+    def open(self, **limits_s):
+        endpoints = {"one": WorkerSetup(warm=(), niceness=3, threads=1), "two": WorkerSetup(workers=2, warm=())}
+        self.provider = LocalCompute(JOBS, endpoints, self.folder / "compute.sqlite", limits_s=limits_s)
+        self.provider.notify(self.note)
+        return self.provider
+
+    def note(self):
+        with self.changed:
+            self.changed.notify_all()
+
+    def run(self, request, *tasks, endpoint="one"):
+        calls = [{"function_id": name, "kwargs": kwargs} for name, kwargs in tasks]
+        return self.provider.run(request, {"endpoint_id": endpoint, "tasks": calls})
+
+    def end(self, action):
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.provider.status(action).status.ended, DEADLINE_S)
+        return self.provider.status(action)
+
+    def result(self, request, name, **kwargs):
+        return self.end(self.run(request, (name, kwargs)))
+
+    def blocked(self, request, endpoint="one"):
+        """Begin a job that waits on a pipe; return once it runs."""
+        log, pipe = self.folder / f"{request}.log", self.folder / f"{request}.pipe"
+        os.mkfifo(pipe)
+        action = self.run(request, ("wait", {"log": str(log), "tag": request, "pipe": str(pipe)}), endpoint=endpoint)
+        writer = pipe.open("w")  # opens when the job has opened its end
+        return action, int(log.read_text().split()[1]), writer
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Place(tmp_path)
+    place.open(wait=0.5)
+    yield place
+    place.provider.stop()
+
+
+def wait_for_death(pid):
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ready = select.select([handle], [], [], DEADLINE_S)[0]
+    os.close(handle)
+    assert ready, f"process {pid} lives on"
+
+
+def test_a_job_returns_its_output_from_a_prepared_worker(place):
+    status = place.result("r1", "pid")
+    assert status.status is ActionState.SUCCEEDED
+    output = status.details["results"][0]["output"]
+    assert output["pid"] != os.getpid()
+    assert output["niceness"] == os.nice(0) + 3
+    assert output["threads"] == "1"
+
+
+def test_tasks_of_one_action_keep_their_order_and_fail_alone(place, tmp_path):
+    log = str(tmp_path / "log")
+    tasks = [("note", {"log": log, "tag": str(value), "value": value}) for value in range(4)]
+    tasks[2] = ("fail", {"message": "bad luck"})
+    status = place.end(place.run("r1", *tasks, endpoint="two"))
+    assert status.status is ActionState.FAILED
+    results = status.details["results"]
+    assert [result.get("output", {}).get("value") for result in results] == [0, 1, None, 3]
+    assert results[2]["exception"] == "bridge_jobs:fail failed: ValueError: bad luck"
+
+
+def test_the_same_request_begins_once(place, tmp_path):
+    kwargs = {"log": str(tmp_path / "log"), "tag": "x"}
+    action = place.run("r1", ("note", kwargs))
+    assert place.run("r1", ("note", kwargs)) == action
+    place.end(action)
+    assert place.run("r1", ("note", kwargs)) == action
+    place.result("r2", "note", **kwargs)
+    assert len((tmp_path / "log").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "code", "text"),
+    [
+        ("kill_itself", {}, "WorkerLost", "bridge_jobs:kill_itself died"),
+        ("not_json", {}, "TaskFailed", "what is not JSON"),
+        ("not_a_number", {}, "TaskFailed", "what is not JSON"),
+        ("not_an_object", {}, "TaskFailed", "returned list where a JSON object is needed"),
+        ("leave", {}, "TaskFailed", "SystemExit: 3"),
+        ("fail", {}, "TaskFailed", "lacks the argument message"),
+        ("pid", {"colour": 1}, "TaskFailed", "does not know the argument colour"),
+        ("absent", {}, "TaskFailed", "no attribute 'nothing'"),
+    ],
+)
+def test_a_bad_job_fails_with_a_clear_line_and_the_next_one_runs(place, name, kwargs, code, text):
+    status = place.result("r1", name, **kwargs)
+    assert (status.status, status.details["code"]) == (ActionState.FAILED, code)
+    assert text in status.description
+    assert not status.interrupted
+    assert place.result("r2", "pid").status is ActionState.SUCCEEDED
+
+
+def test_a_job_over_its_limit_is_killed(place):
+    action, pid, writer = place.blocked("r1")
+    with writer:
+        status = place.end(action)
+        assert status.details["code"] == "TaskTimeout"
+        assert "did not end within 0.5 s" in status.description
+        wait_for_death(pid)
+
+
+def test_cancel_kills_the_running_and_drops_the_waiting(tmp_path):
+    place = Place(tmp_path)
+    place.open()
+    running, pid, writer = place.blocked("r1")
+    with writer:
+        waiting = place.run("r2", ("note", {"log": str(tmp_path / "log"), "tag": "x"}))
+        place.provider.cancel(waiting)
+        place.provider.cancel(running)
+        for action in (running, waiting):
+            assert place.provider.status(action).details["code"] == "Cancelled"
+        wait_for_death(pid)
+    assert place.result("r3", "pid").status is ActionState.SUCCEEDED
+    assert not (tmp_path / "log").exists()
+    place.provider.stop()
+
+
+def test_a_killed_worker_fails_only_its_own_task(tmp_path):
+    place = Place(tmp_path)
+    place.open()
+    first, pid, first_writer = place.blocked("r1", endpoint="two")
+    second, _, second_writer = place.blocked("r2", endpoint="two")
+    with first_writer, second_writer:
+        os.kill(pid, 9)
+        assert place.end(first).details["code"] == "WorkerLost"
+        assert not place.provider.status(second).status.ended
+        second_writer.write("go on")
+        second_writer.close()
+        assert place.end(second).details["results"][0]["output"] == {"heard": "go on"}
+    place.provider.stop()
+
+
+def test_an_idle_worker_that_is_killed_is_replaced(place):
+    pid = place.result("r1", "pid").details["results"][0]["output"]["pid"]
+    os.kill(pid, 9)
+    wait_for_death(pid)
+    states = [place.result(f"r{number}", "pid").status for number in range(2, 4)]
+    assert states[-1] is ActionState.SUCCEEDED
+
+
+def test_stop_leaves_running_jobs_to_the_next_attempt(tmp_path):
+    place = Place(tmp_path)
+    place.open()
+    action, pid, writer = place.blocked("r1")
+    with writer:
+        place.provider.stop()
+        wait_for_death(pid)
+    place.open()
+    assert place.provider.status(action).interrupted
+    place.provider.stop()
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"endpoint_id": "moon", "tasks": [{"function_id": "pid"}]}, "no endpoint 'moon' .known: one, two"),
+        ({"endpoint_id": "one", "tasks": []}, "names no tasks"),
+        ({"endpoint_id": "one", "tasks": [{"function_id": "os.system"}]}, "'os.system' is not on the allow-list"),
+        ({"endpoint_id": "one", "tasks": [{"function_id": "pid", "args": [1]}]}, "named kwargs"),
+    ],
+)
+def test_a_body_that_cannot_be_run_is_refused(place, body, text):
+    with pytest.raises(TaskFailed, match=text):
+        place.provider.run("r1", body)
+
+
+@pytest.fixture
+def function(tmp_path):
+    ended = queue.Queue()
+    providers = []
+
+    def make(call):
+        provider = FunctionProvider(call, tmp_path / "function.sqlite")
+        provider.notify(lambda: ended.put(None))
+        providers.append(provider)
+        return provider
+
+    make.wait = lambda: ended.get(timeout=DEADLINE_S)
+    yield make
+    providers[-1].stop()
+
+
+def test_a_function_is_an_action(function):
+    calls = []
+    provider = function(lambda body: calls.append(body) or {"version": len(calls)})
+    action = provider.run("r1", {"x": 1})
+    function.wait()
+    assert provider.run("r1", {"x": 1}) == action
+    assert provider.status(action).details == {"output": {"version": 1}}
+    assert calls == [{"x": 1}]
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda body: 1 / 0, "ZeroDivisionError"),
+        (lambda body: {"x": object()}, "not JSON"),
+        (lambda body: (_ for _ in ()).throw(TaskFailed("the card is wrong")), "the card is wrong"),
+    ],
+)
+def test_a_function_that_fails_says_why(function, call, text):
+    provider = function(call)
+    action = provider.run("r1", {})
+    function.wait()
+    status = provider.status(action)
+    assert status.status is ActionState.FAILED
+    assert text in status.description
+
+
+def test_a_function_interrupted_by_the_end_of_the_process_is_lost(function):
+    provider = function(lambda body: {})
+    action, _ = provider._store.begin("r1", {})
+    provider.stop()
+    assert function(lambda body: {}).status(action).interrupted
