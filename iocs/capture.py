@@ -1,0 +1,113 @@
+"""The detector's file writer: frames from the acquisition's thread into a scan file, in a thread of its own."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from iocs.frames_source import FrameSource
+from phasing.errors import PhaselineError
+from phasing.frames import Frame
+from phasing.scanfile import ScanWriter
+
+FINISH_POLL_S = 0.05
+TELL_PERIOD_S = 0.1
+
+
+@dataclass(frozen=True)
+class CaptureProgress:
+    """What a capture has done: frames written, frames its queue could not hold, the file, the error if any."""
+
+    written: int
+    dropped: int
+    path: Path
+    error: str | None
+
+
+class Capture:
+    """Writes the frames it is given to one scan file; `path` appears under its name only when it is whole."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        limit: int,
+        queue_frames: int,
+        opened: Callable[[], None],
+        wrote: Callable[[int], None],
+        finished: Callable[[], object],
+    ) -> None:
+        """Wait for frames; `limit` 0 takes all until `finish`. The file is opened with the first frame.
+
+        `wrote` gets the number of frames written about ten times a second, and whenever none is left to write.
+        """
+        self.path = path
+        self.done = threading.Event()
+        self._limit = limit
+        self._opened, self._wrote, self._finished = opened, wrote, finished
+        self._queue: queue.Queue[tuple[FrameSource, Frame] | None] = queue.Queue(queue_frames)
+        self._written = self._dropped = self._taken = 0
+        self._told_s = 0.0
+        self._error: str | None = None
+        self._thread = threading.Thread(target=self._write, name="capture", daemon=True)
+        self._thread.start()
+
+    @property
+    def state(self) -> CaptureProgress:
+        """What has been done so far."""
+        return CaptureProgress(self._written, self._dropped, self.path, self._error)
+
+    def offer(self, source: FrameSource, frame: Frame) -> None:
+        """Hand over a frame; counted as dropped when the queue is full, never waits."""
+        if self.done.is_set() or (self._limit and self._taken >= self._limit):
+            return
+        self._taken += 1
+        try:
+            self._queue.put_nowait((source, frame))
+        except queue.Full:
+            self._dropped += 1
+
+    def finish(self) -> None:
+        """Write what is queued, close the file and wait for it."""
+        while self._thread.is_alive():
+            with suppress(queue.Full):  # a writer that has failed empties it no more
+                self._queue.put(None, timeout=FINISH_POLL_S)
+                self._thread.join()
+
+    def _write(self) -> None:
+        writer: ScanWriter | None = None
+        try:
+            while not self._limit or self._written + self._dropped < self._limit:
+                item = self._queue.get()
+                if item is None:
+                    break
+                writer = self._append(writer, *item)
+        except (PhaselineError, OSError) as error:
+            self._error = str(error)
+        try:
+            if writer is not None:
+                writer.close()
+        except (PhaselineError, OSError) as error:
+            self._error = self._error or str(error)
+        self.done.set()
+        self._finished()
+
+    def _append(self, writer: ScanWriter | None, source: FrameSource, frame: Frame) -> ScanWriter:
+        if writer is None:
+            writer = ScanWriter(
+                self.path, source.scan_id, source.geometry, dtype=source.dtype, probe_guess=source.probe_guess
+            )
+            self._opened()
+        writer.append(frame)
+        self._written += 1
+        self._tell()
+        return writer
+
+    def _tell(self) -> None:
+        now_s = time.monotonic()
+        if self._queue.empty() or now_s - self._told_s > TELL_PERIOD_S:
+            self._told_s = now_s
+            self._wrote(self._written)

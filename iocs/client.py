@@ -1,0 +1,134 @@
+"""A scan script's view of phaseline: PVs by their declarations, over pvAccess."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from phasing.errors import MissingExtra, PhaselineError
+from pvdb import Kind, Pv, full_name
+
+
+class ClientError(PhaselineError):
+    """A PV that is not there, a put that failed, or a condition that did not come true in time."""
+
+
+class Client:
+    """Reads, puts and waits for PVs below one prefix; `watch`ed PVs are kept up to date by monitors."""
+
+    def __init__(self, prefix: str, renames: Mapping[str, str] | None = None) -> None:
+        """Connects when first used, by the EPICS environment of this process."""
+        try:
+            from p4p.client.thread import Context
+        except ImportError as error:
+            raise MissingExtra("p4p", "pva") from error
+        self._prefix, self._renames = prefix, renames
+        self._context = Context("pva", conf=dict(os.environ), useenv=False, nt=False)
+        self._changed = threading.Condition()
+        self._values: dict[Pv, Any] = {}
+        self._subscriptions: list[Any] = []
+
+    def close(self) -> None:
+        """End all monitors."""
+        for subscription in self._subscriptions:
+            subscription.close()
+        self._context.close()
+
+    def name(self, pv: Pv) -> str:
+        """The full name of a PV."""
+        return full_name(self._prefix, pv, self._renames)
+
+    def get(self, pv: Pv, *, timeout_s: float = 5.0) -> Any:
+        """The value now: a number, text, the name of a state, or a list; ClientError when the PV does not answer."""
+        try:
+            return _plain(pv, self._context.get(self.name(pv), timeout=timeout_s))
+        except (TimeoutError, OSError) as error:
+            raise ClientError(f"{self.name(pv)} does not answer") from error
+
+    def put(self, pv: Pv, value: Any, *, timeout_s: float = 30.0) -> None:
+        """Put and wait for completion; ClientError with the IOC's reason when it is refused or fails."""
+        from p4p.client.thread import RemoteError
+
+        try:
+            self._context.put(self.name(pv), _put_value(pv, value), timeout=timeout_s, get=False)
+        except RemoteError as error:
+            raise ClientError(f"{self.name(pv)}: {error}") from error
+        except TimeoutError as error:
+            raise ClientError(f"{self.name(pv)}: the put of {value!r} was not done in {timeout_s:g} s") from error
+
+    def put_aside(self, pv: Pv, value: Any, *, timeout_s: float = 600.0) -> "Pending":
+        """Begin a put and go on; the result has `wait`."""
+        return Pending(lambda: self.put(pv, value, timeout_s=timeout_s))
+
+    def watch(self, *pvs: Pv) -> None:
+        """Follow PVs by monitors from now on."""
+        for pv in pvs:
+            self._subscriptions.append(
+                self._context.monitor(
+                    self.name(pv), lambda update, pv=pv: self._update(pv, update), notify_disconnect=True
+                )
+            )
+        self.wait(lambda: all(self._values.get(pv) is not None for pv in pvs), f"{len(pvs)} PVs connect", 15.0)
+
+    def value(self, pv: Pv) -> Any:
+        """The last value of a watched PV; None while it is disconnected."""
+        with self._changed:
+            return self._values[pv]
+
+    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+        """Wait until a condition on watched PVs is true; ClientError naming `what` after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while not condition():
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise ClientError(f"after {timeout_s:g} s still not: {what}")
+                self._changed.wait(min(left_s, 1.0))
+
+    def _update(self, pv: Pv, update: Any) -> None:
+        value = None if isinstance(update, Exception) else _plain(pv, update)
+        with self._changed:
+            self._values[pv] = value
+            self._changed.notify_all()
+
+
+class Pending:
+    """A put that waits for its completion in a thread of its own."""
+
+    def __init__(self, put: Callable[[], None]) -> None:
+        self._error: ClientError | None = None
+        self._thread = threading.Thread(target=self._run, args=(put,), daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether the put has completed, well or not."""
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Wait for completion; raises the put's ClientError."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, put: Callable[[], None]) -> None:
+        try:
+            put()
+        except ClientError as error:
+            self._error = error
+
+
+def _plain(pv: Pv, update: Any) -> Any:
+    value = update.value
+    if pv.kind is Kind.STATE:
+        return pv.states[value.index]
+    if pv.kind is Kind.TABLE:
+        return {name: list(column) for name, column in value.items()}
+    return value
+
+
+def _put_value(pv: Pv, value: Any) -> Any:
+    if pv.kind is Kind.STATE:
+        return {"value.index": value if isinstance(value, int) else pv.states.index(value)}
+    return {"value": value}

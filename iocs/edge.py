@@ -1,0 +1,296 @@
+"""The edge IOC: the controls beside the stream process, and the models that it serves."""
+
+import asyncio
+import functools
+import logging
+import multiprocessing
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+import pvaccess as pva
+
+from iocs import edge_stream
+from iocs.config import Config
+from iocs.edge_messages import (
+    Command,
+    Event,
+    LoadModel,
+    ModelRefused,
+    Note,
+    Reset,
+    Settings,
+    Status,
+    Stop,
+    StreamConfig,
+    Swapped,
+    WasReset,
+)
+from iocs.edge_models import Announcement, Fetcher, KeptModel, ModelStore
+from iocs.server import IocServer
+from phasing.errors import PhaselineError
+from pvdb import Severity, full_name, workflow
+from pvdb import edge as pvs
+
+log = logging.getLogger("phaseline.edge")
+
+NO_MODEL, IDLE, STREAMING, DISABLED, FAULT = range(5)
+MODEL_IDLE, FETCHING, WARMING, REFUSED = range(4)
+RESTART_DELAY_S = 1.0
+STOP_TIMEOUT_S = 1.0
+
+
+class Edge:
+    """Owns the stream process and the model store; every control and state is a PV."""
+
+    def __init__(self, config: Config) -> None:
+        """Prepare the IOC; nothing is served yet."""
+        self._config = config
+        self._ioc = IocServer("edge", "Edge", config.prefix)
+        self._store = ModelStore(config.root / "edge" / "models")
+        procedure = full_name(config.prefix, workflow.FETCH)
+        self._fetcher = Fetcher(self._store, procedure, config.edge.fetch_timeout_s, done=self._fetch_ended)
+        self._pipe: Connection | None = None
+        self._process: BaseProcess | None = None
+        self._live: KeptModel | None = None
+        self._wanted: Announcement | None = None
+        self._warming: KeptModel | None = None
+        self._stopping = False
+        self._announcements: pva.Channel | None = None
+        self._had_reset = asyncio.Event()
+        for pv in (pvs.BATCH_SIZE, pvs.MAX_WAIT, pvs.MIN_COUNTS, pvs.ENABLE):
+            self._ioc.listen(pv, lambda value: self._send(self._settings()))
+        self._ioc.on_action(pvs.RESET, self._reset)
+
+    async def serve(self, ready: Callable[[], None] | None = None) -> None:
+        """Serve until told to stop; the last model serves again before the workflow is asked for a newer one."""
+        supervisor = asyncio.create_task(self._supervise())
+        try:
+            self._watch_announcements()
+            await self._ioc.serve(ready)
+        finally:
+            self._stopping = True
+            if self._announcements is not None:
+                self._announcements.stopMonitor()
+            self._send(Stop())
+            await self._ioc.loop.run_in_executor(None, self._end_process)
+            supervisor.cancel()
+            await asyncio.gather(supervisor, return_exceptions=True)
+
+    # the stream process
+
+    async def _supervise(self) -> None:
+        """Keep a stream process running; when one dies, say so and start another with the same model."""
+        while not self._stopping:
+            ended = asyncio.Event()
+            self._start_process(functools.partial(self._ioc.loop.call_soon_threadsafe, ended.set))
+            kept = self._live or self._store.last()
+            if kept is not None:
+                self._load(kept)
+            await ended.wait()
+            self._pipe = None
+            if not self._stopping:
+                self._stream_died(kept)
+                await asyncio.sleep(RESTART_DELAY_S)
+
+    def _stream_died(self, kept: KeptModel | None) -> None:
+        """Say so; a model on its way is refused, for it may be what killed the process that `kept` served in."""
+        if self._warming is not None and self._warming != kept:
+            self._refused(self._warming.announcement, "the stream process died while it was built")
+        self._ioc.post(pvs.STATE, FAULT)
+        self._ioc.tell(pvs.MESSAGE, "the stream process died; starting another", Severity.MAJOR)
+        self._had_reset.set()  # the next one counts from zero
+
+    def _start_process(self, ended: Callable[[], object]) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would inherit live pvAccess clients
+        ours, theirs = context.Pipe()
+        self._process = context.Process(
+            target=edge_stream.run, args=(self._stream_config(), self._settings(), theirs), name="edge-stream"
+        )
+        self._process.start()
+        theirs.close()
+        self._pipe = ours
+        threading.Thread(target=self._listen, args=(ours, ended), name="edge-events", daemon=True).start()
+
+    def _listen(self, pipe: Connection, ended: Callable[[], object]) -> None:
+        """Carry the stream process's events into the event loop until it ends."""
+        while True:
+            try:
+                event = pipe.recv()
+            except (EOFError, OSError):
+                ended()
+                return
+            self._ioc.loop.call_soon_threadsafe(self._handle, event)
+
+    def _end_process(self) -> None:
+        if self._process is not None:
+            self._process.join(STOP_TIMEOUT_S)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+
+    def _send(self, command: Command) -> None:
+        if self._pipe is None:
+            return
+        try:
+            self._pipe.send(command)
+        except OSError:
+            log.info("the stream process is gone; it gets its settings when it is started again")
+
+    def _settings(self) -> Settings:
+        value = self._ioc.value
+        return Settings(
+            batch_size=value(pvs.BATCH_SIZE),
+            max_wait_s=value(pvs.MAX_WAIT) * 1e-3,
+            min_counts=value(pvs.MIN_COUNTS),
+            enabled=bool(value(pvs.ENABLE)),
+        )
+
+    def _stream_config(self) -> StreamConfig:
+        edge = self._config.edge
+        return StreamConfig(
+            source=self._config.stream,
+            phase=self._ioc.name(pvs.PHASE),
+            stitched=self._ioc.name(pvs.STITCHED),
+            input=self._ioc.name(pvs.INPUT),
+            queue_frames=edge.queue_frames,
+            engine=edge.engine,
+            threads=edge.threads,
+            scan_id_attribute=edge.scan_id_attribute,
+            position_x_attribute=edge.position_x_attribute,
+            position_y_attribute=edge.position_y_attribute,
+            position_unit_m=edge.position_unit_m,
+            stitch_period_s=edge.stitch_period_s,
+            input_period_s=edge.input_period_s,
+        )
+
+    # events of the stream process
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Status):
+            self._show(event)
+        elif isinstance(event, Swapped):
+            self._swapped(event)
+        elif isinstance(event, ModelRefused):
+            self._refused(event.model.announcement, event.reason)
+        elif isinstance(event, WasReset):
+            self._had_reset.set()
+        else:
+            self._note(event)
+
+    def _note(self, note: Note) -> None:
+        self._ioc.tell(pvs.MESSAGE, note.text, note.severity)
+
+    def _show(self, status: Status) -> None:
+        c = status.counters
+        self._ioc.post(pvs.STATE, self._state(status))
+        shown = {
+            pvs.FRAMES_IN: c.received,
+            pvs.FRAMES_OUT: c.published,
+            pvs.FRAMES_MISSED: c.missed,
+            pvs.FRAMES_DROPPED: c.dropped,
+            pvs.FRAMES_REJECTED: c.rejected,
+            pvs.FRAMES_NO_MODEL: c.no_model,
+            pvs.FRAMES_EMPTY: c.empty,
+            pvs.FRAMES_UNPLACED: c.unplaced,
+            pvs.SCAN_ID: status.scan_id,
+            pvs.RATE: status.rate_hz,
+            pvs.LATENCY_MEDIAN: status.latency_median_s * 1e3,
+            pvs.LATENCY_99: status.latency_99_s * 1e3,
+            pvs.LATENCY_FROM: int(status.latency_from_arrival),
+            pvs.QUEUE_USED: status.queue_used * 100,
+            pvs.CONSISTENCY: status.consistency_rad,
+            pvs.CONSISTENCY_RATIO: status.consistency_ratio,
+        }
+        for pv, value in shown.items():
+            if value is None:
+                self._ioc.post(pv, float("nan"), message="no overlapping predictions yet")
+            elif value != self._ioc.value(pv):
+                self._ioc.post(pv, value)
+
+    def _state(self, status: Status) -> int:
+        if not self._ioc.value(pvs.ENABLE):
+            return DISABLED
+        if self._live is None:
+            return NO_MODEL
+        return STREAMING if status.streaming else IDLE
+
+    async def _reset(self) -> None:
+        self._had_reset.clear()
+        self._send(Reset())
+        await self._had_reset.wait()
+        self._ioc.tell(pvs.MESSAGE, "reset")
+
+    # models
+
+    def _watch_announcements(self) -> None:
+        """Follow what the workflow IOC announces; it may come and go."""
+        name = full_name(self._config.prefix, workflow.ANNOUNCED)
+        self._announcements = pva.Channel(name)
+        self._announcements.monitor(
+            lambda update: self._ioc.loop.call_soon_threadsafe(self._announced, str(update["value"])), "field(value)"
+        )
+
+    def _announced(self, text: str) -> None:
+        if not text:
+            return
+        try:
+            announcement = Announcement.parse(text)
+        except PhaselineError as error:
+            self._ioc.tell(pvs.MESSAGE, str(error), Severity.MAJOR)
+            return
+        if self._wanted is None or not self._wanted.same_model(announcement):
+            self._wanted = announcement
+            self._ioc.post(pvs.MODEL_STATE, FETCHING)
+            self._fetcher.want(announcement)
+
+    def _fetch_ended(self, announcement: Announcement, found: KeptModel | str) -> None:
+        self._ioc.loop.call_soon_threadsafe(self._fetched, announcement, found)
+
+    def _fetched(self, announcement: Announcement, found: KeptModel | str) -> None:
+        """Go on with a model that is here, or say why it is not; a newer announcement makes it void."""
+        if announcement != self._wanted:
+            return
+        if isinstance(found, KeptModel):
+            self._load(found)
+        else:
+            self._refused(announcement, found)
+
+    def _load(self, kept: KeptModel) -> None:
+        self._wanted, self._warming = kept.announcement, kept
+        self._ioc.post(pvs.MODEL_STATE, WARMING)
+        if self._pipe is None:
+            self._refused(kept.announcement, "the stream process is being started again")
+        else:
+            self._send(LoadModel(kept))
+
+    def _swapped(self, event: Swapped) -> None:
+        self._live, announcement = event.model, event.model.announcement
+        self._ioc.post(pvs.ENGINE, event.engine)
+        self._ioc.post(pvs.MODEL, announcement.version)
+        if announcement == self._wanted:
+            self._warming = None
+            self._ioc.post(pvs.MODEL_STATE, MODEL_IDLE)
+            self._ioc.post(pvs.REFUSED, self._ioc.value(pvs.REFUSED))  # an old refusal is no alarm any more
+        self._ioc.tell(pvs.MESSAGE, f"model {announcement.version} is live on {event.engine}")
+        try:
+            self._store.remember(announcement)
+        except OSError as error:
+            text = f"model {announcement.version} is live, but will not be after a restart: {error}"
+            self._ioc.tell(pvs.MESSAGE, text, Severity.MAJOR)
+
+    def _refused(self, announcement: Announcement, reason: str) -> None:
+        """Say why a model is not taken; the former one serves on, and the next announcement is tried afresh."""
+        text = f"model {announcement.version} refused: {reason}"
+        if announcement == self._wanted:
+            self._warming, self._wanted = None, self._live.announcement if self._live is not None else None
+            self._ioc.post(pvs.MODEL_STATE, REFUSED)
+        refusal = f"{announcement.version} {announcement.serial} {reason}"
+        self._ioc.post(pvs.REFUSED, refusal, severity=Severity.MAJOR, message=text)
+        self._ioc.tell(pvs.MESSAGE, text, Severity.MAJOR)
+
+
+async def serve(config: Config, ready: Callable[[], None] | None = None) -> None:
+    """Run the edge IOC until it is told to stop."""
+    await Edge(config).serve(ready)

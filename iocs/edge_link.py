@@ -1,0 +1,55 @@
+"""What the workflow IOC sees of the edge IOC: which model it runs, and what it refused. Over Channel Access, for an
+edge device may have no other protocol for its controls."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from caproto.threading.client import Context
+
+from pvdb import edge, full_name
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A model that the edge did not take."""
+
+    version: int
+    serial: int
+    reason: str
+
+
+class EdgeLink:
+    """Follows the edge IOC by monitors; calls back in the event loop."""
+
+    def __init__(self, prefix: str, *, running: Callable[[int], None], refused: Callable[[Refusal], None]) -> None:
+        """`running` gets the version whenever it changes (0: none, or the edge is gone), `refused` every refusal."""
+        self._loop = asyncio.get_running_loop()
+        self._running, self._refused = running, refused
+        self._context = Context()
+        names = [full_name(prefix, edge.MODEL), f"{full_name(prefix, edge.REFUSED)}.VAL$"]
+        self._pvs = self._context.get_pvs(*names, connection_state_callback=self._connection)
+        self._subscriptions = [pv.subscribe() for pv in self._pvs]
+        # caproto keeps weak references to callbacks: these two attributes keep them alive.
+        self._callbacks = [self._got_model, self._got_refusal]
+        for subscription, callback in zip(self._subscriptions, self._callbacks, strict=True):
+            subscription.add_callback(callback)
+
+    def close(self) -> None:
+        """End the monitors."""
+        self._context.disconnect()
+
+    def _connection(self, pv: Any, state: str) -> None:
+        if state == "disconnected" and pv is self._pvs[0]:
+            self._loop.call_soon_threadsafe(self._running, 0)
+
+    def _got_model(self, subscription: Any, response: Any) -> None:
+        self._loop.call_soon_threadsafe(self._running, int(response.data[0]))
+
+    def _got_refusal(self, subscription: Any, response: Any) -> None:
+        text = bytes(response.data).split(b"\0", 1)[0].decode("latin-1")
+        if not text:
+            return
+        version, serial, reason = text.split(" ", 2)
+        self._loop.call_soon_threadsafe(self._refused, Refusal(int(version), int(serial), reason))

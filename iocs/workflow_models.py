@@ -1,0 +1,230 @@
+"""Models in the workflow IOC: registering what a round made, the gate, what is announced, going back."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from hpc_bridge.ports import Json
+from iocs.edge_link import EdgeLink, Refusal
+from iocs.edge_models import Announcement
+from iocs.record import ActionFailed, Refused
+from iocs.server import IocServer
+from phasing.card import ModelCard
+from phasing.errors import ModelError, PhaselineError
+from phasing.gate import GateMode, judge
+from phasing.store import Entry, ModelState, Registry
+from pvdb import Severity, state_name
+from pvdb import workflow as pvs
+
+
+class Models:
+    """Owns the registry's active model and the announcement; all PVs of `Model:`."""
+
+    def __init__(
+        self, ioc: IocServer, registry: Registry, lineage: str, *, prefix: str, margin: float, edge_timeout_s: float
+    ) -> None:
+        """Register the handlers and announce the model that is active now."""
+        self._ioc, self._registry, self.lineage = ioc, registry, lineage
+        self._margin, self._edge_timeout_s = margin, edge_timeout_s
+        self._announced: Announcement | None = None
+        self._running = 0
+        self._refusal: Refusal | None = None
+        self._edge_moved = asyncio.Condition()
+        self._link = EdgeLink(prefix, running=self._edge_runs, refused=self._edge_refused)
+        ioc.on_set(pvs.SELECT, self._select)
+        ioc.on_action(pvs.ACCEPT, self._accept)
+        ioc.on_action(pvs.ROLLBACK, self._rollback)
+        ioc.on_call(pvs.FETCH, self._fetch)
+        active = registry.active(lineage)
+        if active is not None:
+            self._announce(active)
+        self._show()
+
+    def close(self) -> None:
+        """End the link to the edge."""
+        self._link.close()
+
+    @property
+    def active(self) -> ModelCard | None:
+        """The model that should be live."""
+        return self._registry.active(self.lineage)
+
+    def checkpoint(self, version: int) -> Path:
+        """The weights of a version, checked by digest."""
+        return self._registry.checkpoint_path(version)
+
+    def register(self, body: Json) -> Json:
+        """Take in what a round made, judge it, announce it when it passes; called in a thread of the flow runner.
+
+        Called again for the same round after a crash, it finds the model that it has registered already.
+        """
+        export = body["export"]
+        draft = ModelCard.from_json(json.loads(Path(export["card"]).read_text()))
+        entry = self._known(draft) or self._published(export, draft)
+        card, reason = entry.card, entry.reason
+        self._ioc.loop.call_soon_threadsafe(self._show)  # the candidate is shown before it is announced
+        if entry.state is ModelState.CANDIDATE:
+            reason = self._judge(card)
+        self._ioc.loop.call_soon_threadsafe(self._show)
+        return {"version": card.version, "verdict": reason}
+
+    def _known(self, draft: ModelCard) -> Entry | None:
+        """The entry of a model with these very bytes, if it is registered already."""
+        same = [e for e in self._registry.versions(self.lineage) if e.card.digest == draft.digest]
+        return same[-1] if same else None
+
+    def _published(self, export: Json, draft: ModelCard) -> Entry:
+        card = self._registry.publish(Path(export["onnx"]), Path(export["checkpoint"]), draft)
+        return self._registry.entry(card.version)
+
+    def _judge(self, card: ModelCard) -> str:
+        """Pass the candidate through the gate; returns what it said."""
+        mode = GateMode(state_name(pvs.GATE, self._ioc.value(pvs.GATE)))
+        active = self.active
+        if active is not None and active.version != card.parent and mode is GateMode.BETTER_ONLY:
+            # Its figures compare it with its parent, which is not what it would replace.
+            reason = f"waits for Accept: version {active.version} went live while it was trained"
+            self._ioc.post(pvs.VERDICT, reason)
+            return reason
+        verdict = judge(card.val_loss, card.incumbent_val_loss, mode, self._margin)
+        if verdict.accepted:
+            self._make_active(card, verdict.reason)
+        elif not verdict.pending:
+            self._registry.refuse(card.version, verdict.reason)
+        self._ioc.post(pvs.VERDICT, verdict.reason)
+        self._ioc.tell(pvs.MODEL_MESSAGE, f"version {card.version} {verdict.reason}")
+        return verdict.reason
+
+    def _make_active(self, card: ModelCard, reason: str) -> None:
+        """Let a version serve: in the registry first, then announced; safe from any thread."""
+        self._registry.set_active(card.version, reason)
+        self._ioc.loop.call_soon_threadsafe(self._announce, card)
+
+    def _announce(self, card: ModelCard) -> None:
+        self._announced = Announcement(card.version, card.digest, time.time_ns() // 1_000_000)
+        self._ioc.post(pvs.ANNOUNCED, str(self._announced))
+
+    # what the edge says
+
+    def _edge_runs(self, version: int) -> None:
+        self._running = version
+        self._ioc.post(pvs.ACTIVE_MODEL, version)
+        self._wake()
+        self._show()
+
+    def _edge_refused(self, refusal: Refusal) -> None:
+        """Take back a model that the edge refused: what it runs stays what is registered as active."""
+        self._refusal = refusal
+        self._wake()
+        if self._announced is None or refusal.serial != self._announced.serial:
+            return
+        text = f"the edge refused version {refusal.version}: {refusal.reason}"
+        self._ioc.tell(pvs.MODEL_MESSAGE, text, Severity.MAJOR)
+        try:
+            self._go_back(refusal, text)
+        except ModelError as error:
+            self._ioc.tell(pvs.MODEL_MESSAGE, f"{text}; no way back to {self._running}: {error}", Severity.MAJOR)
+        self._show()
+
+    def _go_back(self, refusal: Refusal, reason: str) -> None:
+        if self._running in (0, refusal.version):
+            return
+        card = self._registry.card(self._running)
+        if card.lineage != self.lineage:
+            raise ModelError(f"it is of lineage {card.lineage}")
+        self._registry.set_active(card.version, reason)
+        self._registry.refuse(refusal.version, refusal.reason)
+        self._announce(card)
+
+    def _wake(self) -> None:
+        task = asyncio.create_task(self._notify())
+        task.add_done_callback(lambda done: done.exception())
+
+    async def _notify(self) -> None:
+        async with self._edge_moved:
+            self._edge_moved.notify_all()
+
+    async def _live(self, card: ModelCard, reason: str) -> None:
+        """Put a version live and wait until the edge runs it; ActionFailed with the edge's reason."""
+        self._make_active(card, reason)
+        await asyncio.sleep(0)  # the announcement is made by the loop
+        announced = self._announced
+        assert announced is not None
+        try:
+            async with asyncio.timeout(self._edge_timeout_s), self._edge_moved:
+                await self._edge_moved.wait_for(
+                    lambda: self._running == card.version or self._refused_since(announced.serial)
+                )
+        except TimeoutError:
+            text = f"the edge has not taken version {card.version} in {self._edge_timeout_s:g} s; it stays announced"
+            raise ActionFailed(text) from None
+        if self._running != card.version and self._refusal is not None:
+            raise ActionFailed(f"the edge refused version {card.version}: {self._refusal.reason}")
+        self._ioc.tell(pvs.MODEL_MESSAGE, f"version {card.version} is live: {reason}")
+        self._show()
+
+    def _refused_since(self, serial: int) -> bool:
+        return self._refusal is not None and self._refusal.serial == serial
+
+    # what clients ask
+
+    async def _select(self, version: int) -> None:
+        try:
+            card = self._registry.card(version)
+            self._registry.onnx_bytes(version)
+        except ModelError as error:
+            raise Refused(str(error)) from error
+        if card.lineage != self.lineage:
+            raise Refused(f"version {version} is of lineage {card.lineage}, this experiment's is {self.lineage}")
+        await self._live(card, "selected")
+
+    async def _accept(self) -> None:
+        candidate = self._ioc.value(pvs.CANDIDATE)
+        if candidate == 0:
+            raise Refused("there is no candidate")
+        await self._live(self._registry.card(candidate), "accepted by hand")
+
+    async def _rollback(self) -> None:
+        active = self.active
+        if active is None or active.parent is None:
+            raise Refused("the active model has no parent to go back to")
+        await self._live(self._registry.card(active.parent), f"rolled back from version {active.version}")
+
+    async def _fetch(self, arguments: dict[str, str]) -> dict[str, Any]:
+        """`Model:Fetch(version)`: the card as JSON and the network's bytes, read in a thread and verified."""
+        try:
+            version = int(arguments["version"])
+        except (KeyError, ValueError):
+            raise PhaselineError("Fetch takes one argument: version") from None
+        content = await asyncio.to_thread(self._registry.onnx_bytes, version)
+        card = self._registry.card(version)
+        return {"card": json.dumps(card.to_json()), "data": content}
+
+    def _show(self) -> None:
+        """Post candidate, losses and the table."""
+        entries = self._registry.versions(self.lineage)
+        if entries:
+            newest = entries[-1].card
+            self._ioc.post(pvs.CANDIDATE, newest.version)
+            self._ioc.post(pvs.CANDIDATE_VAL_LOSS, newest.val_loss)
+            incumbent = newest.incumbent_val_loss
+            self._ioc.post(
+                pvs.ACTIVE_VAL_LOSS,
+                float("nan") if incumbent is None else incumbent,
+                message="" if incumbent is not None else "the first model has no incumbent",
+            )
+        rows = [
+            (
+                e.card.version,
+                e.card.parent or 0,
+                str(e.state),
+                e.card.val_loss,
+                float("nan") if e.card.incumbent_val_loss is None else e.card.incumbent_val_loss,
+                len(e.card.scans),
+                e.card.created_s,
+            )
+            for e in reversed(entries)
+        ]
+        self._ioc.post(pvs.MODEL_TABLE, rows)

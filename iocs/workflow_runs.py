@@ -1,0 +1,58 @@
+"""What the workflow IOC asks of the flow runner: which runs are open, and waiting for one."""
+
+import asyncio
+
+from hpc_bridge.journal import RunRow, RunStatus
+from hpc_bridge.runner import FlowRunner
+from iocs.record import ActionFailed
+
+
+class Runs:
+    """The runner as the event loop sees it."""
+
+    def __init__(self, runner: FlowRunner, stopping: asyncio.Event) -> None:
+        """`stopping` is set while the IOC ends: its runs then stay open, and the next start goes on with them."""
+        self.runner, self._stopping = runner, stopping
+        self._ended: dict[str, asyncio.Event] = {}
+
+    def open(self, kind: str) -> list[RunRow]:
+        """Runs of a kind (`run` or `round`) that have not ended."""
+        return [row for row in self.runner.snapshot() if row.kind == kind and not row.status.ended]
+
+    def to_retry(self) -> list[RunRow]:
+        """Failed runs and rounds that nothing newer stands for, oldest first.
+
+        A newer run of the same scan file, or a newer round, has done the work or does it now.
+        """
+        seen: set[str] = set()
+        found = []
+        for row in self.runner.snapshot():
+            work = "round" if row.kind == "round" else self.runner.document(row.run_id)["scan"]["file"]
+            if work not in seen and row.status is RunStatus.FAILED:
+                found.append(row)
+            seen.add(work)
+        return found[::-1]
+
+    def ended(self, run_id: str) -> None:
+        """Wake who waits for a run."""
+        if run_id in self._ended:
+            self._ended[run_id].set()
+
+    async def finish(self, run_id: str) -> None:
+        """Wait for a run; ActionFailed when it does not succeed, cancelled with it when the put is ended by 0."""
+        ended = self._ended.setdefault(run_id, asyncio.Event())
+        try:
+            while not self._row(run_id).status.ended:
+                await ended.wait()
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                self.runner.cancel(run_id)
+            raise
+        finally:
+            self._ended.pop(run_id, None)
+        row = self._row(run_id)
+        if row.status is not RunStatus.SUCCEEDED:
+            raise ActionFailed(f"{run_id}: {row.message}")
+
+    def _row(self, run_id: str) -> RunRow:
+        return next(row for row in self.runner.snapshot() if row.run_id == run_id)

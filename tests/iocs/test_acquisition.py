@@ -1,0 +1,142 @@
+"""The detector's own parts: the loop that takes frames, and the file writer beside it."""
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import running, write_config
+
+from iocs.acquisition import Taken, acquire
+from iocs.capture import Capture
+from iocs.client import Client, ClientError
+from iocs.frames_source import Shot
+from iocs.stream import NdFrame
+from phasing.frames import Frame
+from phasing.geometry import Geometry
+from phasing.scanfile import ScanWriter, read_scan
+from pvdb import detector as pvs
+
+SIDE_PX = 16
+PATIENCE_S = 30.0
+
+
+class Source:
+    """Three frames of a scan that had ids 10, 12 and 13."""
+
+    geometry = Geometry(
+        energy_ev=10_400.0, distance_m=1.55, pixel_size_m=110e-6, detector_shape_px=(SIDE_PX, SIDE_PX), crop_px=SIDE_PX
+    )
+    dtype = np.dtype(np.uint16)
+    probe_guess = None
+    num_frames = 3
+
+    def __init__(self, scan_id: str = "a") -> None:
+        self.scan_id = scan_id
+        self.notes: dict[str, str] = {}
+
+    def shot(self, index: int) -> Shot:
+        return Shot(np.full((SIDE_PX, SIDE_PX), index, np.uint16), (0.0, index * 1e-6), (10, 12, 13)[index])
+
+
+class Writer:
+    """A capture with what it told."""
+
+    def __init__(self, path: Path, *, limit: int = 0, queue_frames: int = 100, gate: threading.Event | None = None):
+        self.ended, self.opened = threading.Event(), threading.Event()
+        self.numbers: list[int] = []
+        self._gate = gate
+        self._told = threading.Condition()
+        self.capture = Capture(
+            path, limit=limit, queue_frames=queue_frames, opened=self._open, wrote=self._wrote, finished=self.ended.set
+        )
+
+    def give(self, *ids: int, scan_id: str = "a") -> None:
+        for unique_id in ids:
+            counts = np.ones((SIDE_PX, SIDE_PX), np.uint16)
+            self.capture.offer(Source(scan_id), Frame(unique_id, 1.0, scan_id, counts, (0.0, 0.0)))
+
+    def wait_written(self, number: int) -> None:
+        with self._told:
+            assert self._told.wait_for(lambda: number in self.numbers, PATIENCE_S), self.numbers
+
+    def _open(self) -> None:
+        self.opened.set()
+        if self._gate is not None:
+            assert self._gate.wait(PATIENCE_S)
+
+    def _wrote(self, number: int) -> None:
+        with self._told:
+            self.numbers.append(number)
+            self._told.notify_all()
+
+
+def test_ids_count_on_when_a_replay_comes_round_again() -> None:
+    frames: list[NdFrame] = []
+    taken: list[Taken] = []
+    acquire(
+        Source(),
+        num_frames=7,
+        period_s=0.0001,
+        first_id=1,
+        stop=threading.Event(),
+        stream=frames.append,
+        save=lambda source, frame: None,
+        report=taken.append,
+    )
+    assert [frame.unique_id for frame in frames] == [10, 12, 13, 14, 15, 16, 17]
+    assert taken[-1].last_id == 17
+
+
+def test_the_number_written_is_told_also_when_no_frame_follows(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "scan.h5", limit=10)
+    writer.give(1, 2, 3)
+    writer.wait_written(3)
+    assert not writer.ended.is_set()
+    writer.capture.finish()
+    assert read_scan(tmp_path / "scan.h5").num_frames == 3
+
+
+def test_a_second_scan_ends_the_capture_and_the_first_is_saved(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "scan.h5")
+    writer.give(1, 2)
+    writer.give(3, scan_id="b")
+    assert writer.ended.wait(PATIENCE_S)
+    assert "does not belong" in str(writer.capture.state.error)
+    assert read_scan(tmp_path / "scan.h5").num_frames == 2
+
+
+@pytest.mark.parametrize("frames", [3, 40])
+def test_a_writer_that_failed_with_a_full_queue_can_be_ended(tmp_path: Path, frames: int) -> None:
+    gate = threading.Event()
+    writer = Writer(tmp_path / "scan.h5", queue_frames=3, gate=gate)
+    writer.give(1)
+    assert writer.opened.wait(PATIENCE_S)
+    writer.give(2, scan_id="b")  # fails when the gate opens
+    writer.give(*range(3, 3 + frames))
+    ending = threading.Thread(target=writer.capture.finish, daemon=True)
+    ending.start()
+    gate.set()
+    ending.join(PATIENCE_S)
+    assert not ending.is_alive()
+    assert writer.ended.is_set()
+
+
+def test_a_replay_whose_file_is_pulled_away_ends_in_the_error_state(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with ScanWriter(path, "a", Source.geometry, dtype=np.uint16) as writer:
+        for i in range(3):
+            writer.append(Frame(i, 1.0, "a", np.ones((SIDE_PX, SIDE_PX), np.uint16), (0.0, i * 1e-6)))
+    with running("detector", write_config(tmp_path, f"A{os.getpid()}:")):
+        client = Client(f"A{os.getpid()}:")
+        client.watch(pvs.NUM_IMAGES_COUNTER, pvs.DETECTOR_STATE)
+        for pv, value in {pvs.SOURCE: "Replay", pvs.REPLAY_FILE: str(path), pvs.ACQUIRE_PERIOD: 0.3}.items():
+            client.put(pv, value)
+        acquiring = client.put_aside(pvs.ACQUIRE, 1)
+        client.wait(lambda: client.value(pvs.NUM_IMAGES_COUNTER) == 1, "one frame is taken", PATIENCE_S)
+        path.unlink()
+        with pytest.raises(ClientError, match="can no longer be read"):
+            acquiring.wait()
+        client.wait(lambda: client.value(pvs.DETECTOR_STATE) == "Error", "the error is shown", PATIENCE_S)
+        client.close()

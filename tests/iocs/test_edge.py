@@ -1,0 +1,277 @@
+"""The edge IOC with real streams: publisher, edge, model server and viewer each in a process of its own."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Process, start_ioc, start_script, write_config
+from made_models import write_model
+
+from iocs.client import Client, ClientError
+from iocs.demo_streams import Prediction, Predictions
+from pvdb import Pv, edge
+
+HERE = Path(__file__).parent
+PATIENCE_S = 30.0
+WATCHED = (
+    edge.STATE, edge.MODEL, edge.MODEL_STATE, edge.REFUSED, edge.MESSAGE, edge.FRAMES_IN, edge.FRAMES_OUT,
+    edge.FRAMES_MISSED, edge.FRAMES_DROPPED, edge.FRAMES_REJECTED, edge.FRAMES_NO_MODEL, edge.FRAMES_EMPTY,
+)  # fmt: skip
+
+
+class Beamline:
+    """One edge IOC with what it needs around it."""
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self.folder, self.prefix = folder, prefix
+        self.stream = f"{prefix}Frames"
+        engine = f'[edge]\nstream = "{self.stream}"\nengine = "onnxruntime"\nfetch_timeout_s = 5.0\n'
+        self.config = write_config(folder, prefix, engine)
+        self.publisher = start_script(HERE / "frame_publisher.py", folder / "publisher.log", self.stream)
+        self.models: Process | None = None
+        self.edge = start_ioc("edge", self.config)
+        self.client = Client(prefix)
+        self.client.watch(*WATCHED)
+        self.predictions = Predictions(f"{prefix}Edge:Phase")
+
+    def close(self) -> None:
+        self.predictions.close()
+        self.client.close()
+        for process in (self.edge, self.models, self.publisher):
+            if process is not None:
+                process.stop()
+
+    def start_models(self) -> None:
+        self.models = start_script(HERE / "model_server.py", self.folder / "models.log", self.prefix, self.folder)
+
+    def announce(self, version: int, phase_rad: float | None, **how: Any) -> None:
+        if phase_rad is not None:
+            write_model(self.folder, version, phase_rad)
+        assert self.models is not None
+        self.models.tell(json.dumps({"version": version, **how}))
+
+    def send(self, count: int, **how: Any) -> None:
+        """Begin to stream; `wait_sent` waits for the end."""
+        self._sent = sum(line == "done" for line in self.publisher.lines)
+        self.publisher.tell(json.dumps({"count": count, **how}))
+
+    def wait_sent(self) -> None:
+        self.publisher.wait_line(lambda _: sum(x == "done" for x in self.publisher.lines) > self._sent)
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        self.client.wait(condition, what, PATIENCE_S)
+
+    def shows(self, pv: Pv, value: Any) -> None:
+        self.until(lambda: self.client.value(pv) == value, f"{pv.name} is {value}")
+
+    def go_live(self, version: int, phase_rad: float) -> None:
+        self.announce(version, phase_rad)
+        self.shows(edge.MODEL, version)
+
+
+@pytest.fixture
+def beamline(tmp_path: Path) -> Iterator[Beamline]:
+    made = Beamline(tmp_path, f"E{os.getpid()}{tmp_path.name[-8:-1].replace('_', '')}:")
+    # The stream is there when the first frames have come through: from then on none may be lost.
+    try:
+        made.until(lambda: made.client.value(edge.STATE) == "No model", "the edge is up")
+        _connect(made)
+        yield made
+    finally:
+        made.close()
+
+
+def _connect(made: Beamline) -> None:
+    """Send one frame at a time until the edge sees one, then count from zero: nothing is left on its way."""
+    deadline = time.monotonic() + PATIENCE_S
+    while made.client.value(edge.FRAMES_IN) == 0:
+        assert time.monotonic() < deadline, "the edge does not see the stream"
+        made.send(1, scan_id="connect")
+        made.wait_sent()
+        with suppress(ClientError):
+            made.client.wait(lambda: made.client.value(edge.FRAMES_IN) > 0, "the frame is seen", 2.0)
+    made.client.put(edge.RESET, 1)
+
+
+def _complete(predictions: list[Prediction], first: int, count: int) -> None:
+    assert [p.unique_id for p in predictions] == list(range(first, first + count))
+
+
+def test_without_a_model_it_says_so_and_counts(beamline: Beamline) -> None:
+    beamline.send(30)
+    beamline.shows(edge.FRAMES_NO_MODEL, 30)
+    assert beamline.client.value(edge.STATE) == "No model"
+    assert beamline.client.value(edge.FRAMES_MISSED) == 0
+
+
+def test_models_are_swapped_while_frames_stream_and_the_last_serves_after_a_restart(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    beamline.client.put(edge.RESET, 1)
+    beamline.predictions.begin()
+    beamline.send(403, rate_hz=200)
+    beamline.announce(2, 0.2)
+    beamline.shows(edge.MODEL, 2)
+    beamline.wait_sent()
+    beamline.shows(edge.FRAMES_OUT, 403)
+    beamline.predictions.wait_for(403, PATIENCE_S)
+    predictions = beamline.predictions.of_last_scan()
+    _complete(predictions, 1, 403)
+    versions = [p.model_version for p in predictions]
+    assert versions == sorted(versions)
+    assert set(versions) == {1, 2}
+    assert beamline.client.value(edge.FRAMES_MISSED) == 0
+
+    assert beamline.models is not None
+    beamline.models.stop()
+    beamline.models = None
+    beamline.edge.kill()
+    beamline.shows(edge.MODEL, None)
+    beamline.edge = start_ioc("edge", beamline.config)
+    beamline.shows(edge.MODEL, 2)
+    _connect(beamline)
+    beamline.predictions.begin()
+    beamline.send(5, first=500)
+    beamline.shows(edge.FRAMES_OUT, 5)
+    beamline.predictions.wait_for(5, PATIENCE_S)
+    assert {p.model_version for p in beamline.predictions.of_last_scan()} == {2}
+
+
+def test_a_model_that_cannot_be_trusted_is_refused_and_the_former_serves_on(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    beamline.announce(2, 0.2, lie=True)
+    beamline.until(lambda: beamline.client.value(edge.REFUSED).startswith("2 "), "version 2 is refused")
+    assert "digest" in beamline.client.value(edge.REFUSED)
+    beamline.announce(3, float("nan"))
+    beamline.until(lambda: beamline.client.value(edge.REFUSED).startswith("3 "), "version 3 is refused")
+    beamline.until(lambda: "model 3 refused" in beamline.client.value(edge.MESSAGE), "the reason is told")
+    beamline.predictions.begin()
+    beamline.client.put(edge.RESET, 1)
+    beamline.send(3)
+    beamline.shows(edge.FRAMES_OUT, 3)
+    assert beamline.client.value(edge.MODEL) == 1
+    beamline.announce(2, None)
+    beamline.shows(edge.MODEL, 2)
+
+
+def test_going_back_while_a_model_is_fetched_stays_where_it_went(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    beamline.announce(2, 0.2, delay_s=1.0)
+    beamline.shows(edge.MODEL_STATE, "Fetching")
+    beamline.announce(1, None)
+    beamline.until(lambda: beamline.client.value(edge.MODEL_STATE) == "Idle", "version 1 is live again")
+    beamline.announce(3, 0.3)  # comes after the answer for version 2, which nobody wants any more
+    seen = set()
+    beamline.until(lambda: seen.add(beamline.client.value(edge.MODEL)) or 3 in seen, "version 3 is live")
+    assert 2 not in seen
+
+
+def test_it_stops_at_once_while_a_model_is_fetched(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    beamline.announce(2, 0.2, delay_s=60.0)
+    beamline.shows(edge.MODEL_STATE, "Fetching")
+    began = time.monotonic()
+    assert beamline.edge.stop() == 0
+    assert time.monotonic() - began < 2.0
+    beamline.edge = start_ioc("edge", beamline.config)
+
+
+def test_a_model_on_its_way_is_refused_when_the_stream_process_dies_of_it(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.go_live(2, 0.2)  # the edge keeps it, and need not fetch it later
+    beamline.go_live(1, 0.1)
+    (child,) = _children(beamline.edge.process.pid)
+    os.kill(child, signal.SIGSTOP)  # it builds no model from now on
+    beamline.announce(2, None)
+    beamline.shows(edge.MODEL_STATE, "Warming")
+    os.kill(child, signal.SIGKILL)
+    beamline.until(lambda: beamline.client.value(edge.REFUSED).startswith("2 "), "version 2 is refused")
+    beamline.shows(edge.STATE, "Idle")
+    assert beamline.client.value(edge.MODEL) == 1
+
+
+def test_a_model_that_is_damaged_on_disk_is_fetched_again(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    beamline.edge.kill()
+    beamline.shows(edge.MODEL, None)
+    (card,) = (beamline.folder / "data" / "edge" / "models").glob("1-*.json")
+    card.write_text(card.read_text()[:100])
+    beamline.edge = start_ioc("edge", beamline.config)
+    beamline.shows(edge.MODEL, 1)
+
+
+def test_frames_that_cannot_be_used_are_counted_with_the_reason_and_streaming_goes_on(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    beamline.client.put(edge.RESET, 1)
+    for number, (how, reason) in enumerate(
+        (
+            ({"kind": "compressed"}, "compressed by jpeg"),
+            ({"kind": "colour"}, "3 dimensions"),
+            ({"kind": "garbage"}, "pixels for 99 x 99"),
+            ({"side_px": 17}, "does not fit"),
+        ),
+        start=1,
+    ):
+        beamline.send(1, first=number, **how)
+        beamline.shows(edge.FRAMES_REJECTED, number)
+        beamline.until(lambda reason=reason: reason in beamline.client.value(edge.MESSAGE), reason)
+    beamline.send(2, first=6, counts=0)
+    beamline.shows(edge.FRAMES_EMPTY, 2)
+    beamline.send(2, first=8)
+    beamline.shows(edge.FRAMES_OUT, 2)
+    value = beamline.client.value
+    beamline.until(
+        lambda: (
+            value(edge.FRAMES_IN)
+            == value(edge.FRAMES_OUT)
+            + value(edge.FRAMES_REJECTED)
+            + value(edge.FRAMES_EMPTY)
+            + value(edge.FRAMES_DROPPED)
+        ),
+        "every frame is accounted for",
+    )
+
+
+def test_the_stream_process_is_started_again_with_its_model_when_it_dies(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    (child,) = _children(beamline.edge.process.pid)
+    os.kill(child, signal.SIGKILL)
+    beamline.until(lambda: "died" in beamline.client.value(edge.MESSAGE), "the death is told")
+    beamline.until(lambda: "live" in beamline.client.value(edge.MESSAGE), "the model is back")
+    _connect(beamline)
+    beamline.send(4)
+    beamline.shows(edge.FRAMES_OUT, 4)
+
+
+def test_a_killed_edge_leaves_no_process_behind(beamline: Beamline) -> None:
+    (child,) = _children(beamline.edge.process.pid)
+    beamline.edge.kill()
+    deadline = time.monotonic() + PATIENCE_S
+    while Path(f"/proc/{child}").exists() and _state(child) != "Z":
+        assert time.monotonic() < deadline, "the stream process outlived its IOC"
+    beamline.edge = start_ioc("edge", beamline.config)
+
+
+def _children(pid: int) -> list[int]:
+    """Stream processes of an IOC; spawn's resource tracker is none."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(c) for c in listed if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
