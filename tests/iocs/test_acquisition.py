@@ -131,10 +131,12 @@ def test_a_replay_whose_file_is_pulled_away_ends_in_the_error_state(tmp_path: Pa
     with running("detector", write_config(tmp_path, f"A{os.getpid()}:")):
         client = Client(f"A{os.getpid()}:")
         client.watch(pvs.NUM_IMAGES_COUNTER, pvs.DETECTOR_STATE)
-        for pv, value in {pvs.SOURCE: "Replay", pvs.REPLAY_FILE: str(path), pvs.ACQUIRE_PERIOD: 0.3}.items():
+        # Round and round the file: the shots read ahead of their time are taken, the next cannot be read.
+        settings = {pvs.SOURCE: "Replay", pvs.REPLAY_FILE: str(path), pvs.IMAGE_MODE: "Continuous"}
+        for pv, value in (settings | {pvs.ACQUIRE_PERIOD: 0.02}).items():
             client.put(pv, value)
         acquiring = client.put_aside(pvs.ACQUIRE, 1)
-        client.wait(lambda: client.value(pvs.NUM_IMAGES_COUNTER) == 1, "one frame is taken", PATIENCE_S)
+        client.wait(lambda: client.value(pvs.NUM_IMAGES_COUNTER) >= 1, "one frame is taken", PATIENCE_S)
         path.unlink()
         with pytest.raises(ClientError, match="can no longer be read"):
             acquiring.wait()
