@@ -1,5 +1,6 @@
 """The detector's file writer: frames from the acquisition's thread into a scan file, in a thread of its own."""
 
+import functools
 import queue
 import threading
 import time
@@ -9,17 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iocs.frames_source import FrameSource
-from phasing.errors import PhaselineError
+from phasing.errors import DiskRefused, PhaselineError
 from phasing.frames import Frame
 from phasing.scanfile import ScanWriter
 
 FINISH_POLL_S = 0.05
 TELL_PERIOD_S = 0.1
+FLUSH_PERIOD_S = 1.0
+DISK_RETRY_S = 0.5
 
 
 @dataclass(frozen=True)
 class CaptureProgress:
-    """What a capture has done: frames written, frames its queue could not hold, the file, the error if any."""
+    """What a capture has done: frames written, frames that were not, the file, the error if any."""
 
     written: int
     dropped: int
@@ -28,7 +31,11 @@ class CaptureProgress:
 
 
 class Capture:
-    """Writes the frames it is given to one scan file; `path` appears under its name only when it is whole."""
+    """Writes the frames it is given to one scan file; `path` appears under its name only when it is whole.
+
+    While the disk is full it waits, and frames wait in its queue. If the process dies, NAME.part holds what was
+    written up to a second before.
+    """
 
     def __init__(
         self,
@@ -38,27 +45,33 @@ class Capture:
         queue_frames: int,
         opened: Callable[[], None],
         wrote: Callable[[int], None],
+        waits: Callable[[str], None],
         finished: Callable[[], object],
     ) -> None:
         """Wait for frames; `limit` 0 takes all until `finish`. The file is opened with the first frame.
 
-        `wrote` gets the number of frames written about ten times a second, and whenever none is left to write.
+        `wrote` gets the number of frames written about ten times a second, and whenever none is left to write;
+        `waits` gets what a full disk says, and an empty text when it takes frames again.
         """
         self.path = path
         self.done = threading.Event()
         self._limit = limit
-        self._opened, self._wrote, self._finished = opened, wrote, finished
+        self._opened, self._wrote, self._waits, self._finished = opened, wrote, waits, finished
+        self._ending = threading.Event()
         self._queue: queue.Queue[tuple[FrameSource, Frame] | None] = queue.Queue(queue_frames)
         self._written = self._dropped = self._taken = 0
         self._told_s = 0.0
+        self._flushed_s = time.monotonic()
         self._error: str | None = None
+        self._writer: ScanWriter | None = None
         self._thread = threading.Thread(target=self._write, name="capture", daemon=True)
         self._thread.start()
 
     @property
     def state(self) -> CaptureProgress:
-        """What has been done so far."""
-        return CaptureProgress(self._written, self._dropped, self.path, self._error)
+        """What has been done so far; in the end every frame that was taken is written or dropped."""
+        dropped = self._taken - self._written if self.done.is_set() else self._dropped
+        return CaptureProgress(self._written, dropped, self.path, self._error)
 
     def offer(self, source: FrameSource, frame: Frame) -> None:
         """Hand over a frame; counted as dropped when the queue is full, never waits."""
@@ -71,43 +84,62 @@ class Capture:
             self._dropped += 1
 
     def finish(self) -> None:
-        """Write what is queued, close the file and wait for it."""
+        """Write what is queued, close the file and wait for it; a disk that is full gets one more try."""
+        self._ending.set()
         while self._thread.is_alive():
             with suppress(queue.Full):  # a writer that has failed empties it no more
                 self._queue.put(None, timeout=FINISH_POLL_S)
                 self._thread.join()
 
     def _write(self) -> None:
-        writer: ScanWriter | None = None
         try:
             while not self._limit or self._written + self._dropped < self._limit:
                 item = self._queue.get()
                 if item is None:
                     break
-                writer = self._append(writer, *item)
+                self._append(*item)
         except (PhaselineError, OSError) as error:
             self._error = str(error)
         try:
-            if writer is not None:
-                writer.close()
+            if self._writer is not None:
+                self._patiently(self._writer.close)
         except (PhaselineError, OSError) as error:
             self._error = self._error or str(error)
         self.done.set()
         self._finished()
 
-    def _append(self, writer: ScanWriter | None, source: FrameSource, frame: Frame) -> ScanWriter:
-        if writer is None:
-            writer = ScanWriter(
+    def _append(self, source: FrameSource, frame: Frame) -> None:
+        if self._writer is None:
+            self._writer = ScanWriter(
                 self.path, source.scan_id, source.geometry, dtype=source.dtype, probe_guess=source.probe_guess
             )
             self._opened()
-        writer.append(frame)
+        self._patiently(functools.partial(self._writer.append, frame))
         self._written += 1
-        self._tell()
-        return writer
-
-    def _tell(self) -> None:
         now_s = time.monotonic()
+        self._tell(now_s)
+        if now_s - self._flushed_s > FLUSH_PERIOD_S:
+            self._flushed_s = now_s
+            self._patiently(self._writer.flush)
+
+    def _patiently(self, write: Callable[[], object]) -> None:
+        """Call until the disk takes it; DiskRefused when the capture is to end meanwhile."""
+        refused = False
+        while True:
+            try:
+                write()
+            except DiskRefused as error:
+                if not refused:
+                    self._waits(str(error))
+                refused = True
+                if self._ending.wait(DISK_RETRY_S):
+                    raise
+            else:
+                break
+        if refused:
+            self._waits("")
+
+    def _tell(self, now_s: float) -> None:
         if self._queue.empty() or now_s - self._told_s > TELL_PERIOD_S:
             self._told_s = now_s
             self._wrote(self._written)

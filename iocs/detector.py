@@ -15,6 +15,7 @@ from iocs.server import IocServer
 from iocs.stream import StreamServer
 from phasing.errors import PhaselineError
 from phasing.frames import Frame
+from phasing.scanwriter import part_path
 from pvdb import Severity, state_name
 from pvdb import detector as pvs
 
@@ -177,8 +178,9 @@ class Detector:
         path = Path(value(pvs.FILE_TEMPLATE) % (value(pvs.FILE_PATH), value(pvs.FILE_NAME), value(pvs.FILE_NUMBER)))
         if not path.parent.is_dir():
             raise self._write_failed(f"{path.parent} is not a folder")
-        if path.exists():
-            raise self._write_failed(f"{path} exists; choose another FileName or FileNumber")
+        for taken in (path, part_path(path)):
+            if taken.exists():
+                raise self._write_failed(f"{taken} exists; choose another FileName or FileNumber")
         self._ioc.post(pvs.FULL_FILE_NAME, "")
         self._ioc.post(pvs.NUM_CAPTURED, 0)
         done = asyncio.Event()
@@ -188,6 +190,7 @@ class Detector:
             queue_frames=self._config.detector.queue_frames,
             opened=lambda: self._show_opened(path),
             wrote=lambda number: self._ioc.post(pvs.NUM_CAPTURED, number),
+            waits=self._show_waits,
             finished=lambda: self._ioc.loop.call_soon_threadsafe(done.set),
         )
         try:
@@ -198,6 +201,14 @@ class Detector:
     def _show_opened(self, path: Path) -> None:
         self._ioc.post(pvs.WRITE_FILE, 1)
         self._ioc.post(pvs.FULL_FILE_NAME, str(path))
+
+    def _show_waits(self, reason: str) -> None:
+        """Show that the disk is full, with an empty text that it takes frames again."""
+        self._ioc.post(pvs.WRITE_STATUS, 1 if reason else 0)
+        if reason:
+            self._ioc.tell(pvs.WRITE_MESSAGE, f"waits for the disk: {reason}", Severity.MAJOR)
+        else:
+            self._ioc.tell(pvs.WRITE_MESSAGE, "writes again")
 
     def _finish_capture(self) -> None:
         """Close the file and show how the capture went."""

@@ -9,6 +9,10 @@ class ScanFileError(PhaselineError):
     """A scan file that cannot be used; the text names the file and what is wrong with it."""
 
 
+class DiskRefused(ScanFileError):
+    """The disk does not take a scan file's bytes; they are kept, and the same call may be made again."""
+
+
 class GeometryError(PhaselineError):
     """A geometry block that cannot be; the text names the field."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,16 @@ class Reconstruction:
         return StitchedMap(phase_rad, self.illumination(), self.origin_m, self.pixel_size_m)
 
     def save(self, path: Path) -> None:
-        """Write an HDF5 file as a whole or not at all."""
+        """Write an HDF5 file as a whole or not at all; made in memory, as HDF5 cannot bear a full disk."""
         facts = {"scan_id": self.scan_id, "pixel_size_m": self.pixel_size_m, "origin_m": self.origin_m}
         facts |= {"error_history": self.error_history, "geometry": self.geometry.to_json()}
-        with replaced_file(path) as part, h5py.File(part, "w") as file:
+        content = io.BytesIO()
+        with h5py.File(content, "w") as file:
             file.attrs["phaseline_reconstruction"] = json.dumps(facts)
             for name in ("object", "probe", "position_m", "unique_id"):
                 file[name] = getattr(self, name)
+        with replaced_file(path) as part:
+            part.write_bytes(content.getbuffer())
 
     @classmethod
     def load(cls, path: Path) -> Reconstruction:

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from phasing import scanlayout
-from phasing.errors import ScanFileError
+from phasing.errors import DiskRefused, ScanFileError
 from phasing.files import fsync
 from phasing.frames import Frame
 from phasing.geometry import Geometry
+from phasing.heldfile import HeldFile
 
 _CHUNK_BYTES = 2**18
 
@@ -40,7 +41,8 @@ class ScanWriter:
 
     dtype is the detector's; probe_guess (n, n) complex, n = geometry.frame_px; nominal names the fields of the geometry
     (energy_ev, distance_m, pixel_size_m) that are assumed, not measured. As a context manager it closes the file, or
-    aborts it when the block raised. Used by one thread at a time. Raises ScanFileError, also when path exists.
+    aborts it when the block raised. Used by one thread at a time. Raises ScanFileError, also when path or NAME.part
+    exists, and DiskRefused while the disk is full: no frame is lost by that, and a later call goes on.
     """
 
     def __init__(
@@ -55,8 +57,9 @@ class ScanWriter:
     ) -> None:
         """Create NAME.part with everything but frames."""
         self.path = Path(path)
-        if self.path.exists():
-            raise ScanFileError(f"{self.path}: exists already")
+        for taken in (self.path, part_path(self.path)):
+            if taken.exists():
+                raise ScanFileError(f"{taken}: exists already")
         unknown = set(nominal) - set(scanlayout.MEASURED)
         if unknown:
             raise ScanFileError(f"{self.path}: {sorted(unknown)} cannot be nominal")
@@ -73,7 +76,8 @@ class ScanWriter:
         self._pending: list[_Row] = []
         self._num_written = 0
         with self._named():
-            self._file = h5py.File(part_path(self.path), "w")
+            self._disk = HeldFile(part_path(self.path))
+            self._file = h5py.File(self._disk, "w")
             self._create(geometry, probe_guess, nominal)
 
     @property
@@ -84,7 +88,7 @@ class ScanWriter:
     def append(self, frame: Frame) -> None:
         """Add one frame, by copy; without position its row becomes NaN, and the reader will refuse the file.
 
-        A frame that was taken is kept when the disk refuses it, and is written with the next one or when closing.
+        DiskRefused when the disk has not taken the frames before: then this one is not added either.
         """
         if frame.scan_id != self._scan_id:
             raise ScanFileError(f"{self.path}: a frame of scan {frame.scan_id} does not belong to {self._scan_id}")
@@ -92,28 +96,34 @@ class ScanWriter:
             raise ScanFileError(f"{self.path}: a frame of shape {frame.counts.shape} does not fit {self._shape}")
         if not np.can_cast(frame.counts.dtype, self._dtype, "safe"):
             raise ScanFileError(f"{self.path}: a frame of {frame.counts.dtype} does not fit into {self._dtype}")
-        if len(self._pending) >= self._chunk_frames:
-            self._write_pending()
+        self._settle()
         self._counts[len(self._pending)] = frame.counts
         self._pending.append(_Row(frame.unique_id, frame.time_s, frame.position_m or (math.nan, math.nan)))
-        if len(self._pending) >= self._chunk_frames:
+        if self.num_frames % self._chunk_frames == 0:
             self._write_pending()
 
     def flush(self) -> None:
-        """Hand all frames so far to the operating system."""
+        """Hand all frames so far to the operating system, so that NAME.part can be read if this process dies."""
         self._write_pending()
         with self._named():
             self._file.flush()
+        self._settle()
 
     def close(self) -> Path:
-        """Finish the file, make it durable, give it its name, and return that; a file without frames is discarded."""
+        """Finish the file, make it durable, give it its name, and return that; a file without frames is discarded.
+
+        After DiskRefused it may be called again; what was flushed before is in NAME.part.
+        """
         if self.num_frames == 0:
             self.abort()
             raise ScanFileError(f"{self.path}: not written, as there were no frames")
         self._write_pending()
         with self._named():
             self._file.close()
+        self._settle()
+        with self._named():
             fsync(part_path(self.path))
+            self._disk.close()
             part_path(self.path).replace(self.path)
             fsync(self.path.parent)
         return self.path
@@ -123,6 +133,7 @@ class ScanWriter:
         self._pending.clear()
         with self._named():
             self._file.close()
+            self._disk.close()
             part_path(self.path).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -182,6 +193,12 @@ class ScanWriter:
         dataset = self._file[path]
         dataset.resize(self._num_written + len(rows), axis=0)
         dataset[self._num_written :] = rows
+
+    def _settle(self) -> None:
+        try:
+            self._disk.settle()
+        except OSError as error:
+            raise DiskRefused(f"{self.path}: the disk does not take it: {error}") from error
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -1,7 +1,10 @@
 """The detector's own parts: the loop that takes frames, and the file writer beside it."""
 
 import os
+import resource
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from harness import running, write_config
 
 from iocs.acquisition import Taken, acquire
-from iocs.capture import Capture
+from iocs.capture import Capture, CaptureProgress
 from iocs.client import Client, ClientError
 from iocs.frames_source import Shot
 from iocs.stream import NdFrame
@@ -46,10 +49,17 @@ class Writer:
     def __init__(self, path: Path, *, limit: int = 0, queue_frames: int = 100, gate: threading.Event | None = None):
         self.ended, self.opened = threading.Event(), threading.Event()
         self.numbers: list[int] = []
+        self.refusals: list[str] = []
         self._gate = gate
         self._told = threading.Condition()
         self.capture = Capture(
-            path, limit=limit, queue_frames=queue_frames, opened=self._open, wrote=self._wrote, finished=self.ended.set
+            path,
+            limit=limit,
+            queue_frames=queue_frames,
+            opened=self._open,
+            wrote=self._wrote,
+            waits=self._waits,
+            finished=self.ended.set,
         )
 
     def give(self, *ids: int, scan_id: str = "a") -> None:
@@ -65,6 +75,15 @@ class Writer:
         self.opened.set()
         if self._gate is not None:
             assert self._gate.wait(PATIENCE_S)
+
+    def wait_refused(self, times: int) -> None:
+        with self._told:
+            assert self._told.wait_for(lambda: len(self.refusals) == times, PATIENCE_S), self.refusals
+
+    def _waits(self, reason: str) -> None:
+        with self._told:
+            self.refusals.append(reason)
+            self._told.notify_all()
 
     def _wrote(self, number: int) -> None:
         with self._told:
@@ -121,6 +140,43 @@ def test_a_writer_that_failed_with_a_full_queue_can_be_ended(tmp_path: Path, fra
     ending.join(PATIENCE_S)
     assert not ending.is_alive()
     assert writer.ended.is_set()
+
+
+@contextmanager
+def full_disk(room_bytes: int) -> Iterator[None]:
+    """While it lasts, the operating system refuses to make any file longer than that."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_capture_waits_for_a_full_disk_and_loses_no_frame(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "scan.h5", queue_frames=2000)
+    with full_disk(100_000):  # a chunk has 512 frames, 262 144 bytes
+        writer.give(*range(1, 1001))
+        writer.wait_refused(1)
+    writer.wait_refused(2)
+    writer.wait_written(1000)
+    writer.capture.finish()
+    assert "does not take it" in writer.refusals[0] and writer.refusals[1] == ""
+    assert writer.capture.state == CaptureProgress(1000, 0, tmp_path / "scan.h5", None)
+    assert list(read_scan(tmp_path / "scan.h5").unique_id) == list(range(1, 1001))
+
+
+def test_a_capture_that_is_ended_while_the_disk_is_full_says_what_it_could_not_write(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "scan.h5", queue_frames=1200)
+    with full_disk(100_000):
+        writer.give(*range(1, 1001))
+        writer.wait_refused(1)
+        writer.give(*range(1001, 1501))
+        writer.capture.finish()
+    state = writer.capture.state
+    assert "does not take it" in str(state.error)
+    assert state.written + state.dropped == 1500
+    assert not (tmp_path / "scan.h5").exists()
 
 
 def test_a_replay_whose_file_is_pulled_away_ends_in_the_error_state(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
+import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from phasing import scanfile, scanlayout
-from phasing.errors import ScanFileError
+from phasing.errors import DiskRefused, ScanFileError
 from phasing.frames import Frame, prepare
 from phasing.geometry import Geometry
 from phasing.scanfile import Scan, ScanWriter, read_scan
@@ -35,6 +37,17 @@ def write(path: Path, scan: list[Frame], geometry: Geometry = GEOMETRY, **option
         for frame in scan:
             writer.append(frame)
     return path
+
+
+@contextmanager
+def full_disk(room_bytes: int) -> Iterator[None]:
+    """While it lasts, the operating system refuses to make any file longer than that."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
@@ -127,29 +140,73 @@ def test_the_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.h5"]
 
 
-def test_frames_that_a_full_disk_refused_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_no_frame(tmp_path: Path) -> None:
+    written = frames(1500)
+    path = tmp_path / "a.h5"
+    writer = ScanWriter(path, SCAN_ID, GEOMETRY, dtype=np.uint16)
+    with full_disk(300_000):  # of 576 000 bytes of frames
+        with pytest.raises(DiskRefused, match=r"a\.h5: the disk does not take it: .*large"):
+            for frame in written:
+                writer.append(frame)
+        taken = writer.num_frames
+        assert 600 < taken < 1500
+        with pytest.raises(DiskRefused):
+            writer.append(written[taken])
+        with pytest.raises(DiskRefused):
+            writer.flush()
+        assert writer.num_frames == taken
+    for frame in written[taken:1450]:
+        writer.append(frame)
+    with full_disk(300_000):
+        for frame in written[1450:]:
+            writer.append(frame)
+        with pytest.raises(DiskRefused):
+            writer.close()
+        assert names(tmp_path) == ["a.h5.part"]
+    scan = read_scan(writer.close())
+    np.testing.assert_array_equal(scan.counts(), [frame.counts for frame in written])
+    np.testing.assert_array_equal(scan.unique_id, [frame.unique_id for frame in written])
+    assert names(tmp_path) == ["a.h5"]
+
+
+FULL = """
+import sys
+from tests.phasing.test_scanfile import *
+writer = ScanWriter(sys.argv[1], SCAN_ID, GEOMETRY, dtype=np.uint16)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    for frame in frames(1500):
+        writer.append(frame)
+    writer.close()
+except DiskRefused:
+    print("refused")
+"""
+
+
+@pytest.mark.parametrize("room", [0, 100_000, 300_000, 540_000])
+def test_a_process_with_a_full_disk_ends_well(tmp_path: Path, room: int) -> None:
+    """Left to itself, HDF5 ends it by a segmentation fault."""
+    command = [sys.executable, "-c", FULL, str(tmp_path / "a.h5"), str(room)]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "refused\n", "")
+
+
+def test_a_part_that_a_writer_left_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a.h5.part").write_bytes(b"a scan")
+    with pytest.raises(ScanFileError, match=r"a\.h5\.part: exists already"):
+        ScanWriter(tmp_path / "a.h5", SCAN_ID, GEOMETRY, dtype=np.uint16)
+    assert (tmp_path / "a.h5.part").read_bytes() == b"a scan"
+
+
+def test_flushing_between_chunks_costs_no_frame(tmp_path: Path) -> None:
     written = frames(1500)
     writer = ScanWriter(tmp_path / "a.h5", SCAN_ID, GEOMETRY, dtype=np.uint16)
-    refusals = iter([OSError("No space left on device"), OSError("No space left on device")])
-    extending = ScanWriter._extend
-
-    def refuse_twice(self: ScanWriter, path: str, rows: NDArray[Any]) -> None:
-        if path == scanlayout.UNIQUE_ID and (refusal := next(refusals, None)):
-            raise refusal
-        extending(self, path, rows)
-
-    monkeypatch.setattr(ScanWriter, "_extend", refuse_twice)
-    taken = 0
-    for frame in written:
-        before = writer.num_frames
-        try:
-            writer.append(frame)
-        except ScanFileError as error:
-            assert "No space left" in str(error)
-        taken += writer.num_frames - before
-    scan = read_scan(writer.close())
-    assert scan.num_frames == taken == 1499  # the one that came while the disk was still full was not taken
-    np.testing.assert_array_equal(scan.counts(700, 702), [frame.counts for frame in written[701:703]])
+    for index, frame in enumerate(written):
+        writer.append(frame)
+        if index % 97 == 0:
+            writer.flush()
+            assert read_scan(tmp_path / "a.h5.part").num_frames == index + 1
+    np.testing.assert_array_equal(read_scan(writer.close()).counts(), [frame.counts for frame in written])
 
 
 KILLED = """
