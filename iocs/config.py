@@ -113,7 +113,7 @@ class EdgeSection(_Section):
     position_unit_m: Positive = 1e-6
     stitch_period_s: Positive = 0.5
     input_period_s: Positive = 0.1
-    fetch_timeout_s: Positive = 30.0
+    fetch_timeout_s: Positive = 15.0
 
 
 class ReconstructSection(_Section):

@@ -87,6 +87,7 @@ class Edge:
             self._start_process(functools.partial(self._ioc.loop.call_soon_threadsafe, ended.set))
             kept = self._live or self._store.last()
             if kept is not None:
+                self._wanted = self._wanted or kept.announcement
                 self._load(kept)
             await ended.wait()
             self._pipe = None
@@ -240,17 +241,22 @@ class Edge:
         except PhaselineError as error:
             self._ioc.tell(pvs.MESSAGE, str(error), Severity.MAJOR)
             return
-        if self._wanted is None or not self._wanted.same_model(announcement):
-            self._wanted = announcement
+        new = not self._wants(announcement)
+        self._wanted = announcement  # announced again, it has another serial number
+        if new:
             self._ioc.post(pvs.MODEL_STATE, FETCHING)
             self._fetcher.want(announcement)
+
+    def _wants(self, announcement: Announcement) -> bool:
+        """Whether this model is the one announced last."""
+        return self._wanted is not None and self._wanted.same_model(announcement)
 
     def _fetch_ended(self, announcement: Announcement, found: KeptModel | str) -> None:
         self._ioc.loop.call_soon_threadsafe(self._fetched, announcement, found)
 
     def _fetched(self, announcement: Announcement, found: KeptModel | str) -> None:
         """Go on with a model that is here, or say why it is not; a newer announcement makes it void."""
-        if announcement != self._wanted:
+        if not self._wants(announcement):
             return
         if isinstance(found, KeptModel):
             self._load(found)
@@ -258,8 +264,9 @@ class Edge:
             self._refused(announcement, found)
 
     def _load(self, kept: KeptModel) -> None:
-        self._wanted, self._warming = kept.announcement, kept
-        self._ioc.post(pvs.MODEL_STATE, WARMING)
+        self._warming = kept
+        if self._wants(kept.announcement):
+            self._ioc.post(pvs.MODEL_STATE, WARMING)
         if self._pipe is None:
             self._refused(kept.announcement, "the stream process is being started again")
         else:
@@ -269,8 +276,9 @@ class Edge:
         self._live, announcement = event.model, event.model.announcement
         self._ioc.post(pvs.ENGINE, event.engine)
         self._ioc.post(pvs.MODEL, announcement.version)
-        if announcement == self._wanted:
+        if self._warming == event.model:
             self._warming = None
+        if self._wants(announcement):
             self._ioc.post(pvs.MODEL_STATE, MODEL_IDLE)
             self._ioc.post(pvs.REFUSED, self._ioc.value(pvs.REFUSED))  # an old refusal is no alarm any more
         self._ioc.tell(pvs.MESSAGE, f"model {announcement.version} is live on {event.engine}")
@@ -283,10 +291,12 @@ class Edge:
     def _refused(self, announcement: Announcement, reason: str) -> None:
         """Say why a model is not taken; the former one serves on, and the next announcement is tried afresh."""
         text = f"model {announcement.version} refused: {reason}"
-        if announcement == self._wanted:
+        serial = announcement.serial
+        if self._wanted is not None and self._wanted.same_model(announcement):
+            serial = self._wanted.serial
             self._warming, self._wanted = None, self._live.announcement if self._live is not None else None
             self._ioc.post(pvs.MODEL_STATE, REFUSED)
-        refusal = f"{announcement.version} {announcement.serial} {reason}"
+        refusal = f"{announcement.version} {serial} {reason}"
         self._ioc.post(pvs.REFUSED, refusal, severity=Severity.MAJOR, message=text)
         self._ioc.tell(pvs.MESSAGE, text, Severity.MAJOR)
 

@@ -14,6 +14,13 @@ from phasing.card import ModelCard
 from phasing.errors import ModelError, PhaselineError
 from phasing.files import replaced_file
 
+FETCH_ATTEMPTS = 3
+FETCH_AGAIN_S = 1.0
+
+
+class NoAnswer(ModelError):
+    """The workflow IOC gave no model: it is away, too slow, or does not have it."""
+
 
 @dataclass(frozen=True)
 class Announcement:
@@ -94,13 +101,13 @@ class ModelStore:
 
 
 def fetch(procedure: str, announcement: Announcement, timeout_s: float) -> tuple[str, bytes]:
-    """Card (JSON text) and ONNX bytes of a version, from the workflow IOC's RPC; ModelError when it does not answer."""
+    """Card (JSON text) and ONNX bytes of a version, from the workflow IOC's RPC; NoAnswer when it gives none."""
     try:
         request = pva.PvObject({"version": pva.STRING}, {"version": str(announcement.version)})
         reply = pva.RpcClient(procedure).invoke(request, timeout_s)
         return str(reply["card"]), np.asarray(reply["data"], dtype=np.uint8).tobytes()
     except (pva.PvaException, ValueError) as error:  # no answer, or one that is no model
-        raise ModelError(f"{procedure} gave no model: {error}") from error
+        raise NoAnswer(f"{procedure} gave no model: {error}") from error
 
 
 class Fetcher:
@@ -139,11 +146,19 @@ class Fetcher:
                 self._done(wish, self._get(wish))
 
     def _get(self, wish: Announcement) -> KeptModel | str:
-        try:
-            kept = self._store.get(wish)
-            return kept or self._store.put(wish, *fetch(self._procedure, wish, self._timeout_s))
-        except (PhaselineError, OSError) as error:
-            return str(error)
+        """The model, or why there is none; who gives no answer is asked again, unless something newer is wanted."""
+        for attempts_left in reversed(range(FETCH_ATTEMPTS)):
+            try:
+                kept = self._store.get(wish)
+                return kept or self._store.put(wish, *fetch(self._procedure, wish, self._timeout_s))
+            except NoAnswer as error:
+                reason = str(error)
+            except (PhaselineError, OSError) as error:
+                return str(error)
+            with self._changed:
+                if not attempts_left or self._changed.wait_for(lambda: self._wish is not None, FETCH_AGAIN_S):
+                    break
+        return reason
 
 
 def _check(announcement: Announcement, card: str, onnx: bytes) -> None:

@@ -1,7 +1,8 @@
 """A workflow IOC that only announces models from a folder, for tests of the edge.
 
 Arguments: prefix, folder. Each line on standard input is a JSON object: version, and optionally lie (bytes that do
-not fit the digest) and delay_s (of its fetch). Prints `ready`, and `done` after each.
+not fit the digest), delay_s (of its fetch) and fail (how many fetches give no answer). Prints `ready`, and `done`
+after each line.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import Any
 
 from iocs.edge_models import Announcement
 from iocs.server import IocServer
+from phasing.errors import PhaselineError
 from pvdb import workflow as pvs
 
 
@@ -22,6 +24,7 @@ class Announcer:
         self._folder = folder
         self._lie = False
         self._delays_s: dict[str, float] = {}
+        self._fail = 0
         self._ioc = IocServer("workflow", "Workflow", prefix)
         self._ioc.on_call(pvs.FETCH, self._fetch)
 
@@ -33,6 +36,7 @@ class Announcer:
         for line in sys.stdin:
             command = json.loads(line)
             self._lie = command.get("lie", False)
+            self._fail = command.get("fail", 0)
             version = command["version"]
             self._delays_s[str(version)] = command.get("delay_s", 0.0)
             digest = json.loads((self._folder / f"{version}.json").read_text())["digest"]
@@ -42,6 +46,9 @@ class Announcer:
     async def _fetch(self, arguments: dict[str, str]) -> dict[str, Any]:
         version = arguments["version"]
         await asyncio.sleep(self._delays_s[version])
+        if self._fail:
+            self._fail -= 1
+            raise PhaselineError("the registry is busy")
         content = (self._folder / f"{version}.onnx").read_bytes()
         card = (self._folder / f"{version}.json").read_text()
         return {"card": card, "data": content[:-1] if self._lie else content}

@@ -15,7 +15,8 @@ from made_models import write_model
 
 from iocs.client import Client, ClientError
 from iocs.demo_streams import Prediction, Predictions
-from pvdb import Pv, edge
+from iocs.edge_models import Announcement
+from pvdb import Pv, edge, workflow
 
 HERE = Path(__file__).parent
 PATIENCE_S = 30.0
@@ -159,6 +160,41 @@ def test_a_model_that_cannot_be_trusted_is_refused_and_the_former_serves_on(beam
     assert beamline.client.value(edge.MODEL) == 1
     beamline.announce(2, None)
     beamline.shows(edge.MODEL, 2)
+
+
+def test_a_fetch_without_an_answer_is_tried_again(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.announce(1, 0.1, fail=2)
+    beamline.shows(edge.MODEL, 1)
+    assert beamline.client.value(edge.REFUSED) == ""
+    beamline.announce(2, 0.2, fail=100)
+    beamline.until(lambda: beamline.client.value(edge.REFUSED).startswith("2 "), "version 2 is refused in the end")
+    assert "the registry is busy" in beamline.client.value(edge.REFUSED)
+    assert beamline.client.value(edge.MODEL) == 1
+
+
+def test_a_refusal_answers_the_last_announcement_of_the_model(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    beamline.announce(2, 0.2, lie=True, delay_s=2.0)
+    beamline.shows(edge.MODEL_STATE, "Fetching")
+    beamline.announce(2, None, lie=True, delay_s=0.0)  # as a workflow IOC does that was started again
+    beamline.models.wait_line(lambda _: beamline.models.lines.count("done") == 3)
+    beamline.until(lambda: beamline.client.value(edge.REFUSED).startswith("2 "), "version 2 is refused")
+    announced = Announcement.parse(beamline.client.get(workflow.ANNOUNCED))
+    assert int(beamline.client.value(edge.REFUSED).split()[1]) == announced.serial
+
+
+def test_a_model_announced_before_the_stream_process_died_goes_live_after_it(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    beamline.announce(2, 0.2, delay_s=4.0)
+    beamline.shows(edge.MODEL_STATE, "Fetching")
+    (child,) = _children(beamline.edge.process.pid)
+    os.kill(child, signal.SIGKILL)
+    beamline.shows(edge.STATE, "Fault")
+    beamline.shows(edge.MODEL, 2)
+    beamline.shows(edge.MODEL_STATE, "Idle")
 
 
 def test_going_back_while_a_model_is_fetched_stays_where_it_went(beamline: Beamline) -> None:
