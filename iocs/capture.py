@@ -13,6 +13,7 @@ from iocs.frames_source import FrameSource
 from phasing.errors import DiskRefused, PhaselineError
 from phasing.frames import Frame
 from phasing.scanfile import ScanWriter
+from phasing.scanwriter import part_path
 
 FINISH_POLL_S = 0.05
 TELL_PERIOD_S = 0.1
@@ -104,7 +105,7 @@ class Capture:
             if self._writer is not None:
                 self._patiently(self._writer.close)
         except (PhaselineError, OSError) as error:
-            self._error = self._error or str(error)
+            self._error = f"{self._error or error}; what was written before is in {part_path(self.path).name}"
         self.done.set()
         self._finished()
 

@@ -174,7 +174,7 @@ def test_a_capture_that_is_ended_while_the_disk_is_full_says_what_it_could_not_w
         writer.give(*range(1001, 1501))
         writer.capture.finish()
     state = writer.capture.state
-    assert "does not take it" in str(state.error)
+    assert "does not take it" in str(state.error) and "is in scan.h5.part" in str(state.error)
     assert state.written + state.dropped == 1500
     assert not (tmp_path / "scan.h5").exists()
 
