@@ -15,16 +15,19 @@ class ClientError(PhaselineError):
 
 
 class Client:
-    """Reads, puts and waits for PVs below one prefix; `watch`ed PVs are kept up to date by monitors."""
+    """Reads, puts and waits for PVs below one prefix; `watch`ed PVs follow monitors, in order of arrival."""
 
     def __init__(self, prefix: str, renames: Mapping[str, str] | None = None) -> None:
         """Connects when first used, by the EPICS environment of this process."""
         try:
             from p4p.client.thread import Context
+            from p4p.util import ThreadedWorkQueue
         except ImportError as error:
             raise MissingExtra("p4p", "pva") from error
         self._prefix, self._renames = prefix, renames
         self._context = Context("pva", conf=dict(os.environ), useenv=False, nt=False)
+        # One thread: p4p's own four deliver the updates of two PVs in any order.
+        self._updates = ThreadedWorkQueue("monitors", workers=1, daemon=True, maxsize=0).start()
         self._changed = threading.Condition()
         self._values: dict[Pv, Any] = {}
         self._subscriptions: list[Any] = []
@@ -34,6 +37,7 @@ class Client:
         for subscription in self._subscriptions:
             subscription.close()
         self._context.close()
+        self._updates.stop()
 
     def name(self, pv: Pv) -> str:
         """The full name of a PV."""
@@ -48,12 +52,14 @@ class Client:
 
     def put(self, pv: Pv, value: Any, *, timeout_s: float = 30.0) -> None:
         """Put and wait for completion; ClientError with the IOC's reason when it is refused or fails."""
-        from p4p.client.thread import RemoteError
+        from p4p.client.thread import Cancelled, Disconnected, RemoteError
 
         try:
             self._context.put(self.name(pv), _put_value(pv, value), timeout=timeout_s, get=False)
         except RemoteError as error:
             raise ClientError(f"{self.name(pv)}: {error}") from error
+        except (Disconnected, Cancelled) as error:
+            raise ClientError(f"{self.name(pv)}: the IOC went away before the put was done") from error
         except TimeoutError as error:
             raise ClientError(f"{self.name(pv)}: the put of {value!r} was not done in {timeout_s:g} s") from error
 
@@ -66,7 +72,10 @@ class Client:
         for pv in pvs:
             self._subscriptions.append(
                 self._context.monitor(
-                    self.name(pv), lambda update, pv=pv: self._update(pv, update), notify_disconnect=True
+                    self.name(pv),
+                    lambda update, pv=pv: self._update(pv, update),
+                    notify_disconnect=True,
+                    queue=self._updates,
                 )
             )
         self.wait(lambda: all(self._values.get(pv) is not None for pv in pvs), f"{len(pvs)} PVs connect", 15.0)
