@@ -20,6 +20,21 @@ def replaced_file(path: Path) -> Iterator[Path]:
     fsync(path.parent)
 
 
+def appear(part: Path, path: Path) -> None:
+    """Give a whole file its name for good. FileExistsError when another has taken that name meanwhile."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: between the look and the renaming a file could be lost
+        if path.exists():
+            raise FileExistsError(f"{path} exists already") from None
+        part.replace(path)
+    else:
+        part.unlink()
+    fsync(path.parent)
+
+
 def fsync(path: Path) -> None:
     """Wait until a file, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

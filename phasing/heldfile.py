@@ -14,8 +14,8 @@ class HeldFile(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
-        """Create the file, or empty it. OSError when that cannot be done."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        """Create the file. OSError when that cannot be done, or it exists."""
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._held: list[tuple[int, bytes]] = []
         self._position = self._size = 0
 

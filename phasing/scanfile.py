@@ -22,6 +22,8 @@ from phasing.scanwriter import ScanWriter, part_path
 __all__ = ["Scan", "ScanWriter", "read_scan"]
 
 _BLOCK_BYTES = 2**24
+# What h5py raises for a file that is none, or whose bytes contradict one another.
+_DAMAGED = (OSError, RuntimeError, KeyError, ValueError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,7 @@ class Scan:
         try:
             with h5py.File(self.path, "r") as file:
                 frames: NDArray[Any] = file[scanlayout.DATA][start:stop]
-        except (OSError, KeyError) as error:
+        except _DAMAGED as error:
             raise ScanFileError(f"{self.path}: its frames can no longer be read: {error}") from error
         return frames
 
@@ -101,8 +103,8 @@ def read_scan(path: str | PathLike[str]) -> Scan:
     try:
         with h5py.File(path, "r") as file:
             return _read(file, path)
-    except OSError as error:
-        raise ScanFileError(f"{path}: not an HDF5 file, or truncated: {error}") from error
+    except _DAMAGED as error:
+        raise ScanFileError(f"{path}: not an HDF5 file, truncated or damaged: {error}") from error
     except ScanFileError as error:
         raise ScanFileError(f"{path}: {error}") from error
 

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from phasing import scanlayout
 from phasing.errors import DiskRefused, ScanFileError
-from phasing.files import fsync
+from phasing.files import appear, fsync
 from phasing.frames import Frame
 from phasing.geometry import Geometry
 from phasing.heldfile import HeldFile
@@ -74,16 +74,27 @@ class ScanWriter:
         self._chunk_frames = max(1, _CHUNK_BYTES // frame_bytes)
         self._counts = np.empty((self._chunk_frames, *self._shape), self._dtype)
         self._pending: list[_Row] = []
-        self._num_written = 0
+        self._ids: set[int] = set()
+        self._num_written = self._num_flushed = 0
         with self._named():
             self._disk = HeldFile(part_path(self.path))
             self._file = h5py.File(self._disk, "w")
-            self._create(geometry, probe_guess, nominal)
+        try:
+            with self._named():
+                self._create(geometry, probe_guess, nominal)
+        except ScanFileError:
+            self.abort()
+            raise
 
     @property
     def num_frames(self) -> int:
         """How many frames were appended."""
         return self._num_written + len(self._pending)
+
+    @property
+    def num_flushed(self) -> int:
+        """How many frames NAME.part holds for certain, whatever happens to this process."""
+        return self._num_flushed
 
     def append(self, frame: Frame) -> None:
         """Add one frame, by copy; without position its row becomes NaN, and the reader will refuse the file.
@@ -96,7 +107,10 @@ class ScanWriter:
             raise ScanFileError(f"{self.path}: a frame of shape {frame.counts.shape} does not fit {self._shape}")
         if not np.can_cast(frame.counts.dtype, self._dtype, "safe"):
             raise ScanFileError(f"{self.path}: a frame of {frame.counts.dtype} does not fit into {self._dtype}")
+        if frame.unique_id in self._ids:
+            raise ScanFileError(f"{self.path}: frame id {frame.unique_id} comes more than once")
         self._settle()
+        self._ids.add(frame.unique_id)
         self._counts[len(self._pending)] = frame.counts
         self._pending.append(_Row(frame.unique_id, frame.time_s, frame.position_m or (math.nan, math.nan)))
         if self.num_frames % self._chunk_frames == 0:
@@ -108,6 +122,7 @@ class ScanWriter:
         with self._named():
             self._file.flush()
         self._settle()
+        self._num_flushed = self.num_frames
 
     def close(self) -> Path:
         """Finish the file, make it durable, give it its name, and return that; a file without frames is discarded.
@@ -124,8 +139,7 @@ class ScanWriter:
         with self._named():
             fsync(part_path(self.path))
             self._disk.close()
-            part_path(self.path).replace(self.path)
-            fsync(self.path.parent)
+            appear(part_path(self.path), self.path)
         return self.path
 
     def abort(self) -> None:
@@ -205,5 +219,5 @@ class ScanWriter:
         """Give the operating system's and HDF5's errors the name of the file."""
         try:
             yield
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:  # a text that HDF5 cannot hold is a ValueError
             raise ScanFileError(f"{self.path}: cannot be written: {error}") from error

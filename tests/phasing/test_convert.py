@@ -72,7 +72,13 @@ def test_fractional_counts_stay_fractional(tmp_path: Path) -> None:
         ({"scan": np.zeros((20, 2))}, "scan must be"),
         ({"data": np.zeros((20, 16, 16))}, "data must be"),
         ({"data": np.full((1, 20, 16, 16), np.nan)}, "NaN"),
+        ({"scan": np.full((1, 20, 2), "a")}, "scan must be"),
+        ({"scan": np.ones((1, 20, 2), complex)}, "scan must be"),
+        ({"data": np.zeros((1, 0, 16, 16)), "scan": np.zeros((1, 0, 2))}, "no frames"),
         ({"probe": np.ones((1, 8, 8), np.complex64)}, "probe"),
+        ({"probe": np.ones((0, 16, 16), np.complex64)}, "probe must be"),
+        ({"probe": np.full((16, 16), "a")}, "probe must be"),
+        ({"probe": np.full((16, 16), np.nan)}, "NaN"),
     ],
 )
 def test_a_contradictory_archive_is_refused(tmp_path: Path, changes: dict[str, NDArray[Any]], reason: str) -> None:

@@ -1,3 +1,4 @@
+import random
 import resource
 import subprocess
 import sys
@@ -191,6 +192,63 @@ def test_a_process_with_a_full_disk_ends_well(tmp_path: Path, room: int) -> None
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "refused\n", "")
 
 
+def test_a_file_that_appeared_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    writer = ScanWriter(path, SCAN_ID, GEOMETRY, dtype=np.uint16)
+    writer.append(frames(1)[0])
+    path.write_bytes(b"another's")
+    with pytest.raises(ScanFileError, match="exists"):
+        writer.close()
+    assert path.read_bytes() == b"another's"
+    assert read_scan(tmp_path / "a.h5.part").num_frames == 1
+
+
+def test_where_there_are_no_hard_links_a_scan_appears_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: Path) -> None:
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    assert read_scan(write(tmp_path / "a.h5", frames(3))).num_frames == 3
+    writer = ScanWriter(tmp_path / "b.h5", SCAN_ID, GEOMETRY, dtype=np.uint16)
+    writer.append(frames(1)[0])
+    (tmp_path / "b.h5").write_bytes(b"another's")
+    with pytest.raises(ScanFileError, match="exists"):
+        writer.close()
+    assert (tmp_path / "b.h5").read_bytes() == b"another's"
+
+
+def test_the_number_flushed_is_what_a_part_holds(tmp_path: Path) -> None:
+    writer = ScanWriter(tmp_path / "a.h5", SCAN_ID, GEOMETRY, dtype=np.uint16)
+    for frame in frames(700)[:690]:
+        writer.append(frame)
+    assert writer.num_flushed == 0
+    writer.flush()
+    assert writer.num_flushed == 690
+    with full_disk(0):
+        writer.append(frames(700)[690])
+        with pytest.raises(DiskRefused):
+            writer.flush()
+    assert (writer.num_flushed, writer.num_frames) == (690, 691)
+
+
+def test_any_damage_is_a_clear_error(tmp_path: Path) -> None:
+    whole = write(tmp_path / "a.h5", frames(60)).read_bytes()
+    damaged = tmp_path / "damaged.h5"
+    refused = 0
+    for seed in range(150):
+        chance = random.Random(seed)
+        content = bytearray(whole)
+        for _ in range(chance.choice((1, 2, 8))):
+            content[chance.randrange(12_000)] = chance.randrange(256)
+        damaged.write_bytes(content)
+        try:
+            read_scan(damaged).counts(0, 1)
+        except ScanFileError as error:
+            assert "damaged.h5" in str(error)
+            refused += 1
+    assert 30 < refused < 150
+
+
 def test_a_part_that_a_writer_left_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.h5.part").write_bytes(b"a scan")
     with pytest.raises(ScanFileError, match=r"a\.h5\.part: exists already"):
@@ -261,7 +319,14 @@ def test_the_writer_refuses_what_does_not_fit(tmp_path: Path) -> None:
     ):
         with pytest.raises(ScanFileError, match=reason):
             writer.append(wrong)
+    writer.append(frame)
+    with pytest.raises(ScanFileError, match="1000 comes more than once"):
+        writer.append(frame)
+    assert writer.num_frames == 1
     writer.abort()
+    with pytest.raises(ScanFileError, match="cannot be written"):
+        ScanWriter(tmp_path / "a.h5", "a\0b", GEOMETRY, dtype=np.uint16)
+    assert names(tmp_path) == []
     with pytest.raises(ScanFileError, match="probe"):
         ScanWriter(tmp_path / "a.h5", SCAN_ID, GEOMETRY, dtype=np.uint16, probe_guess=np.zeros((5, 5)))
     with pytest.raises(ScanFileError, match="cannot be written"):
@@ -337,7 +402,7 @@ def test_what_is_no_scan_file_is_refused(tmp_path: Path) -> None:
     whole = write(tmp_path / "a.h5", frames()).read_bytes()
     for name, content in (("text.h5", b"no HDF5"), ("empty.h5", b""), ("cut.h5", whole[: len(whole) // 2])):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ScanFileError, match=rf"{name}: not an HDF5 file, or truncated"):
+        with pytest.raises(ScanFileError, match=rf"{name}: not an HDF5 file, truncated or damaged"):
             read_scan(tmp_path / name)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["results"] = 1
