@@ -7,7 +7,7 @@ import loopback
 import pytest
 from served_ioc import AREAS, PREFIX, SERVED
 
-STOP_S = 2.0
+STOP_S = 20.0
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def put_long_strings(prefix):
         clients.ca(f"{name}.VAL$").put(path, wait=True, timeout=clients.DEADLINE_S)
         results = [clients.pva_text(context, name) == path == clients.ca_get(f"{name}_RBV.VAL$")]
         context.put(name, abroad)
-        as_bytes = bytes(clients.ca(f"{name}.VAL$", auto_monitor=False).get().tolist())
+        as_bytes = bytes(clients.ca(f"{name}.VAL$", auto_monitor=False).get(timeout=clients.DEADLINE_S).tolist())
         results.append(as_bytes == abroad.encode())
         context.put(name, "")
         results.append(clients.ca_get(f"{name}.VAL$") == "")
@@ -192,7 +192,7 @@ def tell_long_text(prefix):
     with clients.pva() as context:
         context.put(f"{prefix}Model:Accept", 1)  # shows texts that are longer than their PVs
         names = [f"{prefix}Exp:Proposal", f"{prefix}Flow:Message"]
-        by_ca = [clients.ca_get(names[0]), clients.ca(f"{names[1]}.VAL$").get().tolist()]
+        by_ca = [clients.ca_get(names[0]), clients.ca(f"{names[1]}.VAL$").get(timeout=clients.DEADLINE_S).tolist()]
         return [clients.pva_text(context, name) for name in names], by_ca
 
 

@@ -22,7 +22,7 @@ def read_by_ca(names):
     fields = {name: [epics.PV(f"{name}.{field}") for field in ("DESC", "EGU")] for name in names}
     read = {}
     for name, pv in pvs.items():
-        assert pv.wait_for_connection(clients.DEADLINE_S), name
+        assert all(known.wait_for_connection(clients.DEADLINE_S) for known in (pv, *fields[name])), name
         value = pv.get(as_string=pv.type == "time_char", timeout=clients.DEADLINE_S)
         read[name] = {
             "value": value.tolist() if isinstance(value, np.ndarray) else value,
@@ -32,9 +32,11 @@ def read_by_ca(names):
             "status": pv.status,
             "stamp": [pv.posixseconds, pv.nanoseconds],
             "writable": pv.write_access,
-            **dict(zip(("desc", "egu"), [field.get() for field in fields[name]], strict=True)),
+            **dict(
+                zip(("desc", "egu"), [field.get(timeout=clients.DEADLINE_S) for field in fields[name]], strict=True)
+            ),
         }
-        read[name] |= pv.get_ctrlvars()
+        read[name] |= pv.get_ctrlvars(timeout=clients.DEADLINE_S)
     return read
 
 
@@ -168,7 +170,9 @@ def read_fields(prefix):
     fields = "Train:Epochs.HOPR Train:Epochs.DRVL Train:Loss.PREC Transfer:DiskFree.LOLO Transfer:DiskFree.LLSV"
     names = [*fields.split(), "Transfer:DiskFree.HHSV", "Flow:Run.RTYP", "Train:State.RTYP", "Train:Epochs.VAL"]
     pvs = [clients.ca(prefix + name) for name in names]
-    return [pv.get(as_string=pv.type == "time_enum") for pv in pvs], [pv.connected for pv in absent]
+    return [pv.get(as_string=pv.type == "time_enum", timeout=clients.DEADLINE_S) for pv in pvs], [
+        pv.connected for pv in absent
+    ]
 
 
 def test_record_fields(iocs):
