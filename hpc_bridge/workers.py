@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 
@@ -146,7 +147,7 @@ def _is_usable(pool: ProcessPool) -> bool:
     """Whether the pool can take a task; asking is what makes pebble start its process."""
     try:
         return bool(pool.active)
-    except RuntimeError:  # no process could be started
+    except (RuntimeError, OSError):  # no process, or not even its pipes, could be made
         return False
 
 
@@ -161,6 +162,8 @@ def _outcome(pool: ProcessPool, task: Task) -> tuple[Json | None, BridgeError | 
         return None, TaskTimeout(f"{task.target} did not end within {task.limit_s:g} s")
     except (ProcessExpired, RuntimeError):  # pebble's own errors when a process or the pool is gone
         return None, WorkerLost(f"the worker process of {task.target} died")
+    except Exception as error:  # noqa: BLE001 whatever else goes wrong ends this task, and not the thread of its queue
+        return None, TaskFailed(f"{task.target} could not be run: {type(error).__name__}: {error}")
 
 
 def _end(pool: ProcessPool) -> None:
@@ -216,7 +219,8 @@ def run_job(target: str, kwargs: str) -> str:
     except PhaselineError as error:
         return json.dumps({"error": str(error)})
     except (Exception, SystemExit) as error:  # noqa: BLE001 a job may raise anything; the line says what it was
-        traceback.print_exc()
+        with suppress(OSError):  # the log may lie on a full disk
+            traceback.print_exc()
         return json.dumps({"error": f"{target} failed: {type(error).__name__}: {error}"})
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 
@@ -41,6 +42,12 @@ def not_an_object() -> list[int]:
 
 def fail(*, message: str) -> dict[str, object]:
     raise ValueError(message)
+
+
+def fail_unheard() -> dict[str, object]:
+    """Fail where the traceback cannot be written, as on a full disk."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), sys.stderr.fileno())
+    raise ValueError("bad luck")
 
 
 def leave() -> dict[str, object]:

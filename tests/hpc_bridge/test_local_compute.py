@@ -9,11 +9,11 @@ from hpc_bridge.errors import TaskFailed
 from hpc_bridge.function_provider import FunctionProvider
 from hpc_bridge.local_compute import LocalCompute
 from hpc_bridge.ports import ActionState
-from hpc_bridge.workers import WorkerSetup
+from hpc_bridge.workers import Task, WorkerSetup
 
 DEADLINE_S = 30.0
-NAMES = ["note", "wait", "pid", "kill_itself", "not_json", "not_a_number", "not_an_object", "fail", "leave"]
-JOBS = {name: f"bridge_jobs:{name}" for name in NAMES} | {"absent": "bridge_jobs:nothing"}
+NAMES = ["note", "wait", "pid", "kill_itself", "not_json", "not_a_number", "not_an_object", "fail", "fail_unheard"]
+JOBS = {name: f"bridge_jobs:{name}" for name in [*NAMES, "leave"]} | {"absent": "bridge_jobs:nothing"}
 
 
 class Place:
@@ -109,6 +109,7 @@ def test_the_same_request_begins_once(place, tmp_path):
         ("not_a_number", {}, "TaskFailed", "what is not JSON"),
         ("not_an_object", {}, "TaskFailed", "returned list where a JSON object is needed"),
         ("leave", {}, "TaskFailed", "SystemExit: 3"),
+        ("fail_unheard", {}, "TaskFailed", "ValueError: bad luck"),
         ("fail", {}, "TaskFailed", "lacks the argument message"),
         ("pid", {"colour": 1}, "TaskFailed", "does not know the argument colour"),
         ("absent", {}, "TaskFailed", "no attribute 'nothing'"),
@@ -129,6 +130,15 @@ def test_a_job_over_its_limit_is_killed(place):
         assert status.details["code"] == "TaskTimeout"
         assert "did not end within 0.5 s" in status.description
         wait_for_death(pid)
+
+
+def test_a_call_that_goes_wrong_in_any_way_ends_its_task_and_no_other(place, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "call", lambda task, pool: 1 / 0)
+        status = place.result("r1", "pid")
+    assert (status.status, status.details["code"]) == (ActionState.FAILED, "TaskFailed")
+    assert "bridge_jobs:pid could not be run: ZeroDivisionError" in status.description
+    assert place.result("r2", "pid").status is ActionState.SUCCEEDED
 
 
 def test_cancel_kills_the_running_and_drops_the_waiting(tmp_path):
