@@ -42,8 +42,9 @@ class Runs:
         """Wait for a run; ActionFailed when it does not succeed, cancelled with it when the put is ended by 0."""
         ended = self._ended.setdefault(run_id, asyncio.Event())
         try:
-            while not self._row(run_id).status.ended:
+            while not self._row(run_id).status.ended:  # a failed run may be at work again before this was woken
                 await ended.wait()
+                ended.clear()
         except asyncio.CancelledError:
             if not self._stopping.is_set():
                 self.runner.cancel(run_id)
