@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Models:
         self._ioc, self._registry, self.lineage = ioc, registry, lineage
         self._margin, self._edge_timeout_s = margin, edge_timeout_s
         self._announced: Announcement | None = None
+        self._choosing = threading.RLock()  # held from the look at what is active until its successor is announced
         self._running = 0
         self._refusal: Refusal | None = None
         self._edge_moved = asyncio.Condition()
@@ -81,7 +83,10 @@ class Models:
 
     def _judge(self, card: ModelCard) -> str:
         """Pass the candidate through the gate; returns what it said."""
-        mode = GateMode(state_name(pvs.GATE, self._ioc.value(pvs.GATE)))
+        with self._choosing:
+            return self._decide(card, GateMode(state_name(pvs.GATE, self._ioc.value(pvs.GATE))))
+
+    def _decide(self, card: ModelCard, mode: GateMode) -> str:
         active = self.active
         if active is not None and active.version != card.parent and mode is GateMode.BETTER_ONLY:
             # Its figures compare it with its parent, which is not what it would replace.
@@ -97,14 +102,20 @@ class Models:
         self._ioc.tell(pvs.MODEL_MESSAGE, f"version {card.version} {verdict.reason}")
         return verdict.reason
 
-    def _make_active(self, card: ModelCard, reason: str) -> None:
-        """Let a version serve: in the registry first, then announced; safe from any thread."""
-        self._registry.set_active(card.version, reason)
-        self._ioc.loop.call_soon_threadsafe(self._announce, card)
+    def _make_active(self, card: ModelCard, reason: str) -> Announcement:
+        """Let a version serve: in the registry first, then announced; safe from any thread.
 
-    def _announce(self, card: ModelCard) -> None:
-        self._announced = Announcement(card.version, card.digest, time.time_ns() // 1_000_000)
-        self._ioc.post(pvs.ANNOUNCED, str(self._announced))
+        One at a time, so that what is announced last is what the registry has as active.
+        """
+        with self._choosing:
+            self._registry.set_active(card.version, reason)
+            return self._announce(card)
+
+    def _announce(self, card: ModelCard) -> Announcement:
+        announced = self._announced = Announcement(card.version, card.digest, time.time_ns() // 1_000_000)
+        # By the loop's queue, also from the loop itself: posted at once, it could overtake one that still waits there.
+        self._ioc.loop.call_soon_threadsafe(self._ioc.post, pvs.ANNOUNCED, str(announced))
+        return announced
 
     # what the edge says
 
@@ -148,10 +159,7 @@ class Models:
 
     async def _live(self, card: ModelCard, reason: str) -> None:
         """Put a version live and wait until the edge runs it; ActionFailed with the edge's reason."""
-        self._make_active(card, reason)
-        await asyncio.sleep(0)  # the announcement is made by the loop
-        announced = self._announced
-        assert announced is not None
+        announced = self._make_active(card, reason)
         try:
             async with asyncio.timeout(self._edge_timeout_s), self._edge_moved:
                 await self._edge_moved.wait_for(

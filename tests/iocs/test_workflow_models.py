@@ -1,0 +1,168 @@
+"""Models in the workflow IOC with the real registry: what is active, announced and refused, without an edge."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from made_models import card, constant_onnx
+
+import iocs.workflow_models
+from iocs.edge_link import Refusal
+from iocs.edge_models import Announcement
+from iocs.record import ActionFailed
+from iocs.server import IocServer
+from iocs.workflow_models import Models
+from phasing.store import Registry
+from pvdb import Pv, Severity
+from pvdb import workflow as pvs
+
+BETTER_ONLY, ALWAYS, MANUAL = range(3)
+
+
+class Ioc:
+    """What `Models` asks of its IOC: the PVs' values and the handlers, without serving them."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.values: dict[Pv, Any] = {pvs.GATE: BETTER_ONLY}
+        self.handlers: dict[Pv, Callable[..., Awaitable[Any]]] = {}
+
+    def value(self, pv: Pv) -> Any:
+        return self.values[pv]
+
+    def post(self, pv: Pv, value: Any, *, severity: Severity | None = None, message: str = "") -> None:
+        self.values[pv] = value
+
+    def tell(self, pv: Pv, text: str, severity: Severity = Severity.NO_ALARM) -> None:
+        self.values[pv] = text
+
+    def on_set(self, pv: Pv, handler: Callable[..., Awaitable[Any]]) -> None:
+        self.handlers[pv] = handler
+
+    on_action = on_call = on_set
+
+
+class Link:
+    """The link to an edge that the test plays: `running` and `refused` are the edge's updates."""
+
+    def __init__(self, prefix: str, *, running: Callable[[int], None], refused: Callable[[Refusal], None]) -> None:
+        self.running, self.refused = running, refused
+
+    def close(self) -> None:
+        pass
+
+
+class Place:
+    """A registry, the models above it, and rounds that leave small real networks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.registry = Registry(folder / "registry")
+        self.ioc = Ioc()
+        self.models = Models(
+            cast(IocServer, self.ioc), self.registry, "test", prefix="T:", margin=0.0, edge_timeout_s=0.05
+        )
+
+    @property
+    def link(self) -> Link:
+        return cast(Link, self.models._link)
+
+    @property
+    def active(self) -> int:
+        assert self.models.active is not None
+        return self.models.active.version
+
+    @property
+    def announced(self) -> Announcement:
+        return Announcement.parse(self.ioc.values[pvs.ANNOUNCED])
+
+    @property
+    def states(self) -> list[str]:
+        return [str(entry.state) for entry in self.registry.versions()]
+
+    def export(self, round_id: str, phase_rad: float, val_loss: float, parent: int | None = None) -> dict[str, Any]:
+        """What the register step of a round is given; the same phase gives the same bytes."""
+        folder = self.folder / round_id
+        folder.mkdir()
+        onnx = constant_onnx(phase_rad)
+        draft = replace(card(1, onnx, parent=parent), version=0, val_loss=val_loss, created_s=time.time())
+        if parent is not None:
+            draft = replace(draft, incumbent_val_loss=self.registry.card(parent).val_loss)
+        (folder / "model.onnx").write_bytes(onnx)
+        (folder / "model.json").write_text(json.dumps(draft.to_json()))
+        (folder / "checkpoint.pt").write_bytes(round_id.encode())
+        files = {"onnx": folder / "model.onnx", "card": folder / "model.json", "checkpoint": folder / "checkpoint.pt"}
+        return {"run_id": round_id, "export": {name: str(path) for name, path in files.items()}}
+
+    async def register(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Register as the runner does, in a thread; what it posts has been posted when this returns."""
+        result = await asyncio.to_thread(self.models.register, body)
+        await _turns()
+        return result
+
+    async def two_versions(self) -> None:
+        """Version 1 retired, its successor 2 active."""
+        await self.register(self.export("one", 0.1, 0.5))
+        await self.register(self.export("two", 0.2, 0.4, parent=1))
+        assert self.states == ["retired", "active"]
+
+    async def put(self, pv: Pv, *value: int) -> None:
+        """What a client's put does."""
+        try:
+            await self.ioc.handlers[pv](*value)
+        finally:
+            await _turns()
+
+
+async def _turns() -> None:
+    """Let the loop do all that is due."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def in_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Place], Awaitable[None]]], None]:
+    """Runs a check in an event loop, at a place of its own."""
+    monkeypatch.setattr(iocs.workflow_models, "EdgeLink", Link)
+
+    async def main(check: Callable[[Place], Awaitable[None]]) -> None:
+        await check(Place(tmp_path))
+
+    return lambda check: asyncio.run(main(check))
+
+
+InLoop = Callable[[Callable[[Place], Awaitable[None]]], None]
+
+
+def test_what_is_announced_is_what_is_active_when_a_put_meets_a_round(in_loop: InLoop) -> None:
+    """A put of Select comes when the round's thread has changed the registry and has not announced yet."""
+
+    async def check(place: Place) -> None:
+        await place.two_versions()
+        changed, overtaken = threading.Event(), threading.Event()
+        real = place.registry.set_active
+
+        def set_active(version: int, reason: str = "") -> None:
+            real(version, reason)
+            if threading.current_thread() is threading.main_thread():
+                overtaken.set()
+            else:
+                changed.set()
+                overtaken.wait(0.2)  # in vain where one waits for the other
+
+        place.registry.set_active = set_active  # type: ignore[method-assign]
+        body = place.export("three", 0.3, 0.3, parent=2)
+        registering = asyncio.create_task(place.register(body))
+        await asyncio.to_thread(changed.wait)
+        with pytest.raises(ActionFailed, match="has not taken version 1"):
+            await place.put(pvs.SELECT, 1)
+        await registering
+        assert place.announced.version == place.active == 1
+
+    in_loop(check)
