@@ -123,31 +123,40 @@ class Models:
         self._running = version
         self._ioc.post(pvs.ACTIVE_MODEL, version)
         self._wake()
+        self._go_back()
         self._show()
 
     def _edge_refused(self, refusal: Refusal) -> None:
-        """Take back a model that the edge refused: what it runs stays what is registered as active."""
         self._refusal = refusal
         self._wake()
-        if self._announced is None or refusal.serial != self._announced.serial:
-            return
-        text = f"the edge refused version {refusal.version}: {refusal.reason}"
-        self._ioc.tell(pvs.MODEL_MESSAGE, text, Severity.MAJOR)
-        try:
-            self._go_back(refusal, text)
-        except ModelError as error:
-            self._ioc.tell(pvs.MODEL_MESSAGE, f"{text}; no way back to {self._running}: {error}", Severity.MAJOR)
+        if self._refused() is not None:
+            self._ioc.tell(pvs.MODEL_MESSAGE, _told(refusal), Severity.MAJOR)
+        self._go_back()
         self._show()
 
-    def _go_back(self, refusal: Refusal, reason: str) -> None:
-        if self._running in (0, refusal.version):
-            return
-        card = self._registry.card(self._running)
-        if card.lineage != self.lineage:
-            raise ModelError(f"it is of lineage {card.lineage}")
-        self._registry.set_active(card.version, reason)
-        self._registry.refuse(refusal.version, refusal.reason)
-        self._announce(card)
+    def _refused(self) -> Refusal | None:
+        """The edge's refusal of what is announced now."""
+        refusal, announced = self._refusal, self._announced
+        return refusal if refusal and announced and refusal.serial == announced.serial else None
+
+    def _go_back(self) -> None:
+        """Take back a model that the edge refused: what it runs stays what is registered as active.
+
+        Called whenever the edge tells something, for its refusal may be heard before what it runs.
+        """
+        with self._choosing:
+            refusal = self._refused()
+            if refusal is None or self._running in (0, refusal.version):
+                return
+            try:
+                card = self._registry.card(self._running)
+                if card.lineage != self.lineage:
+                    raise ModelError(f"it is of lineage {card.lineage}")
+                self._make_active(card, _told(refusal))
+                self._registry.refuse(refusal.version, refusal.reason)
+            except ModelError as error:
+                text = f"{_told(refusal)}; no way back to {self._running}: {error}"
+                self._ioc.tell(pvs.MODEL_MESSAGE, text, Severity.MAJOR)
 
     def _wake(self) -> None:
         task = asyncio.create_task(self._notify())
@@ -169,7 +178,7 @@ class Models:
             text = f"the edge has not taken version {card.version} in {self._edge_timeout_s:g} s; it stays announced"
             raise ActionFailed(text) from None
         if self._running != card.version and self._refusal is not None:
-            raise ActionFailed(f"the edge refused version {card.version}: {self._refusal.reason}")
+            raise ActionFailed(_told(self._refusal))
         self._ioc.tell(pvs.MODEL_MESSAGE, f"version {card.version} is live: {reason}")
         self._show()
 
@@ -236,3 +245,7 @@ class Models:
             for e in reversed(entries)
         ]
         self._ioc.post(pvs.MODEL_TABLE, rows)
+
+
+def _told(refusal: Refusal) -> str:
+    return f"the edge refused version {refusal.version}: {refusal.reason}"

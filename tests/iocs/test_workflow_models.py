@@ -166,3 +166,34 @@ def test_what_is_announced_is_what_is_active_when_a_put_meets_a_round(in_loop: I
         assert place.announced.version == place.active == 1
 
     in_loop(check)
+
+
+@pytest.mark.parametrize("refusal_first", [True, False])
+def test_a_refused_model_gives_way_whichever_the_edge_tells_first(in_loop: InLoop, refusal_first: bool) -> None:
+    """Over a new link the refusal may be heard before what the edge runs."""
+
+    async def check(place: Place) -> None:
+        await place.two_versions()
+        updates = [
+            lambda: place.link.refused(Refusal(2, place.announced.serial, "too slow")),
+            lambda: place.link.running(1),
+        ]
+        for update in updates if refusal_first else reversed(updates):
+            update()
+        await _turns()
+        assert place.announced.version == place.active == 1
+        assert place.states == ["active", "refused"]
+        assert place.ioc.values[pvs.MODEL_MESSAGE] == "the edge refused version 2: too slow"
+
+    in_loop(check)
+
+
+def test_a_refusal_of_what_is_no_longer_announced_changes_nothing(in_loop: InLoop) -> None:
+    async def check(place: Place) -> None:
+        await place.two_versions()
+        place.link.refused(Refusal(2, place.announced.serial - 1, "too slow"))
+        place.link.running(1)
+        await _turns()
+        assert place.announced.version == place.active == 2
+
+    in_loop(check)
