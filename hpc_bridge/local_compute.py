@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpc_bridge.actions import ActionStore, StoredProvider
-from hpc_bridge.errors import BridgeError, Cancelled, TaskFailed
+from hpc_bridge.errors import BridgeError, Cancelled, TaskFailed, WorkerLost
 from hpc_bridge.ports import ActionState, Json
 from hpc_bridge.workers import Task, Workers, WorkerSetup
 
@@ -26,8 +26,8 @@ class _Call:
 class LocalCompute(StoredProvider):
     """Runs jobs of an allow-list in the worker processes of named endpoints.
 
-    A task that was running when this process died is reported as interrupted: what it had done is unknown, so the
-    runner begins a new attempt.
+    A task that was running when its worker or this process died is reported as interrupted: what it had done is
+    unknown, so the runner begins a new attempt.
     """
 
     def __init__(
@@ -118,7 +118,8 @@ class LocalCompute(StoredProvider):
     def _close(self, action_id: str, call: _Call) -> None:
         results = [call.results[index] for index in sorted(call.results)]
         if call.errors:
-            self._store.fail(action_id, call.errors[min(call.errors)], results=results)
+            lost = all(isinstance(error, WorkerLost) for error in call.errors.values())
+            self._store.fail(action_id, call.errors[min(call.errors)], results=results, interrupted=lost)
         else:
             self._store.end(action_id, ActionState.SUCCEEDED, {"results": results})
         self._calls.pop(action_id, None)

@@ -27,7 +27,7 @@ class ActionStatus:
     """One action as its provider sees it.
 
     A FAILED action's details hold ``code`` (the name of an error of hpc_bridge.errors), ``description`` (one line) and
-    ``interrupted`` (true when the provider's own process died, so that the outcome is unknown).
+    ``interrupted`` (true when the process that ran it died, so that the outcome is unknown).
     """
 
     status: ActionState
@@ -35,7 +35,7 @@ class ActionStatus:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the action was lost with its provider's process and may be begun again as a new attempt."""
+        """Whether the action was lost with the process that ran it and may be begun again as a new attempt."""
         return self.status is ActionState.FAILED and bool(self.details.get("interrupted"))
 
     @property

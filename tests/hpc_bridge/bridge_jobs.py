@@ -13,10 +13,10 @@ def note(*, log: str, tag: str, value: int = 0) -> dict[str, object]:
 
 
 def wait(*, log: str, tag: str, pipe: str) -> dict[str, object]:
-    """Append one line and wait until somebody writes into the pipe."""
+    """Append one line and wait until somebody writes one into the pipe."""
     _append(log, f"{tag} {os.getpid()}")
     with Path(pipe).open() as reader:
-        return {"heard": reader.read()}
+        return {"heard": reader.readline().strip()}
 
 
 def pid() -> dict[str, object]:

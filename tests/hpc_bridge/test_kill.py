@@ -1,20 +1,19 @@
 """Kill -9 of the process that runs flows, at many moments: every attempt begins once, every run succeeds."""
 
 import os
-import select
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from job_pipes import DEADLINE_S, Pipe, wait_for_death
 
 from hpc_bridge.actions import ActionStore
 from hpc_bridge.journal import Journal, RunStatus
 
 HERE = Path(__file__).parent
 RUNS = 4
-DEADLINE_S = 60.0
 
 
 def environment():
@@ -62,7 +61,7 @@ class Host:
         for path in (self.folder / "a").iterdir():
             assert (self.folder / "b" / path.name).read_bytes() == path.read_bytes()
         for pid in {int(pid) for _, pid in lines}:
-            assert_gone(pid)
+            wait_for_death(pid)
 
     @staticmethod
     def check_run(actions, begun):
@@ -74,16 +73,6 @@ class Host:
         for state in ("First", "Second", "Register"):
             tag = f"{actions[0].run_id}.{state.lower()}"
             assert 1 <= begun[tag] <= attempts[state], f"{tag} began {begun[tag]} times in {attempts[state]} attempts"
-
-
-def assert_gone(pid):
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    gone = select.select([handle], [], [], DEADLINE_S)[0]
-    os.close(handle)
-    assert gone, f"process {pid} outlived its parent"
 
 
 @pytest.fixture
@@ -114,19 +103,20 @@ from hpc_bridge.local_compute import LocalCompute
 from hpc_bridge.workers import WorkerSetup
 folder = sys.argv[1]
 compute = LocalCompute({"wait": "bridge_jobs:wait"}, {"one": WorkerSetup(warm=())}, Path(folder) / "c.sqlite")
-kwargs = {"log": folder + "/log", "tag": "x", "pipe": folder + "/pipe"}
+kwargs = {"log": folder + "/said", "tag": "x", "pipe": folder + "/heard"}
 compute.run("r1", {"endpoint_id": "one", "tasks": [{"function_id": "wait", "kwargs": kwargs}]})
 sys.stdin.read()
 """
 
 
 def test_a_running_job_dies_with_its_parent_and_is_known_to_be_lost(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
     command = [sys.executable, "-c", BLOCKED, str(tmp_path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment())
-    with process, (tmp_path / "pipe").open("w"):  # opens when the job runs
-        process.kill()
-        assert_gone(int((tmp_path / "log").read_text().split()[1]))
+    with Pipe(tmp_path / "said") as said, Pipe(tmp_path / "heard"):
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment())
+        with process:
+            pid = int(said.line().split()[1])
+            process.kill()
+            wait_for_death(pid)
     store = ActionStore(tmp_path / "c.sqlite")
     assert len(store.unfinished()) == 1
     store.close()

@@ -1,9 +1,9 @@
 import os
 import queue
-import select
 import threading
 
 import pytest
+from job_pipes import DEADLINE_S, Pipe, wait_for_death
 
 from hpc_bridge.errors import TaskFailed
 from hpc_bridge.function_provider import FunctionProvider
@@ -11,7 +11,6 @@ from hpc_bridge.local_compute import LocalCompute
 from hpc_bridge.ports import ActionState
 from hpc_bridge.workers import Task, WorkerSetup
 
-DEADLINE_S = 30.0
 NAMES = ["note", "wait", "pid", "kill_itself", "not_json", "not_a_number", "not_an_object", "fail", "fail_unheard"]
 JOBS = {name: f"bridge_jobs:{name}" for name in [*NAMES, "leave"]} | {"absent": "bridge_jobs:nothing"}
 
@@ -21,6 +20,7 @@ class Place:
         self.folder = folder
         self.changed = threading.Condition()
         self.provider = None
+        self.pipes = []
 
     def open(self, **limits_s):
         endpoints = {"one": WorkerSetup(warm=(), niceness=3, threads=1), "two": WorkerSetup(workers=2, warm=())}
@@ -44,31 +44,30 @@ class Place:
     def result(self, request, name, **kwargs):
         return self.end(self.run(request, (name, kwargs)))
 
+    def begin_blocked(self, request, endpoint="one"):
+        """Queue a job that says who it is and then waits; return its action and the two pipes."""
+        said, heard = (Pipe(self.folder / f"{request}.{name}") for name in ("said", "heard"))
+        self.pipes += [said, heard]
+        kwargs = {"log": said.path, "tag": request, "pipe": heard.path}
+        return self.run(request, ("wait", kwargs), endpoint=endpoint), said, heard
+
     def blocked(self, request, endpoint="one"):
-        """Begin a job that waits on a pipe; return once it runs."""
-        log, pipe = self.folder / f"{request}.log", self.folder / f"{request}.pipe"
-        os.mkfifo(pipe)
-        action = self.run(request, ("wait", {"log": str(log), "tag": request, "pipe": str(pipe)}), endpoint=endpoint)
-        writer = pipe.open("w")  # opens when the job has opened its end
-        return action, int(log.read_text().split()[1]), writer
+        """Begin a job that waits; return its action, its process and the pipe that lets it go on once it runs."""
+        action, said, heard = self.begin_blocked(request, endpoint)
+        return action, int(said.line().split()[1]), heard
+
+    def close(self):
+        self.provider.stop()
+        for pipe in self.pipes:
+            pipe.close()
 
 
 @pytest.fixture
 def place(tmp_path):
     place = Place(tmp_path)
-    place.open(wait=0.5)
+    place.open()
     yield place
-    place.provider.stop()
-
-
-def wait_for_death(pid):
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    ready = select.select([handle], [], [], DEADLINE_S)[0]
-    os.close(handle)
-    assert ready, f"process {pid} lives on"
+    place.close()
 
 
 def test_a_job_returns_its_output_from_a_prepared_worker(place):
@@ -119,17 +118,19 @@ def test_a_bad_job_fails_with_a_clear_line_and_the_next_one_runs(place, name, kw
     status = place.result("r1", name, **kwargs)
     assert (status.status, status.details["code"]) == (ActionState.FAILED, code)
     assert text in status.description
-    assert not status.interrupted
+    assert status.interrupted == (code == "WorkerLost")
     assert place.result("r2", "pid").status is ActionState.SUCCEEDED
 
 
 def test_a_job_over_its_limit_is_killed(place):
-    action, pid, writer = place.blocked("r1")
-    with writer:
-        status = place.end(action)
-        assert status.details["code"] == "TaskTimeout"
-        assert "did not end within 0.5 s" in status.description
-        wait_for_death(pid)
+    place.provider.stop()
+    place.open(wait=0.5)
+    pid = place.result("r1", "pid").details["results"][0]["output"]["pid"]
+    action, _, _ = place.begin_blocked("r2")
+    status = place.end(action)
+    assert status.details["code"] == "TaskTimeout"
+    assert "did not end within 0.5 s" in status.description
+    wait_for_death(pid)
 
 
 def test_a_call_that_goes_wrong_in_any_way_ends_its_task_and_no_other(place, monkeypatch):
@@ -141,35 +142,26 @@ def test_a_call_that_goes_wrong_in_any_way_ends_its_task_and_no_other(place, mon
     assert place.result("r2", "pid").status is ActionState.SUCCEEDED
 
 
-def test_cancel_kills_the_running_and_drops_the_waiting(tmp_path):
-    place = Place(tmp_path)
-    place.open()
-    running, pid, writer = place.blocked("r1")
-    with writer:
-        waiting = place.run("r2", ("note", {"log": str(tmp_path / "log"), "tag": "x"}))
-        place.provider.cancel(waiting)
-        place.provider.cancel(running)
-        for action in (running, waiting):
-            assert place.provider.status(action).details["code"] == "Cancelled"
-        wait_for_death(pid)
+def test_cancel_kills_the_running_and_drops_the_waiting(place, tmp_path):
+    running, pid, _ = place.blocked("r1")
+    waiting = place.run("r2", ("note", {"log": str(tmp_path / "log"), "tag": "x"}))
+    place.provider.cancel(waiting)
+    place.provider.cancel(running)
+    for action in (running, waiting):
+        assert place.provider.status(action).details["code"] == "Cancelled"
+    wait_for_death(pid)
     assert place.result("r3", "pid").status is ActionState.SUCCEEDED
     assert not (tmp_path / "log").exists()
-    place.provider.stop()
 
 
-def test_a_killed_worker_fails_only_its_own_task(tmp_path):
-    place = Place(tmp_path)
-    place.open()
-    first, pid, first_writer = place.blocked("r1", endpoint="two")
-    second, _, second_writer = place.blocked("r2", endpoint="two")
-    with first_writer, second_writer:
-        os.kill(pid, 9)
-        assert place.end(first).details["code"] == "WorkerLost"
-        assert not place.provider.status(second).status.ended
-        second_writer.write("go on")
-        second_writer.close()
-        assert place.end(second).details["results"][0]["output"] == {"heard": "go on"}
-    place.provider.stop()
+def test_a_killed_worker_interrupts_only_its_own_task(place):
+    first, pid, _ = place.blocked("r1", endpoint="two")
+    second, _, heard = place.blocked("r2", endpoint="two")
+    os.kill(pid, 9)
+    assert place.end(first).interrupted
+    assert not place.provider.status(second).status.ended
+    heard.send("go on")
+    assert place.end(second).details["results"][0]["output"] == {"heard": "go on"}
 
 
 def test_an_idle_worker_that_is_killed_is_replaced(place):
@@ -180,16 +172,12 @@ def test_an_idle_worker_that_is_killed_is_replaced(place):
     assert states[-1] is ActionState.SUCCEEDED
 
 
-def test_stop_leaves_running_jobs_to_the_next_attempt(tmp_path):
-    place = Place(tmp_path)
-    place.open()
-    action, pid, writer = place.blocked("r1")
-    with writer:
-        place.provider.stop()
-        wait_for_death(pid)
+def test_stop_leaves_running_jobs_to_the_next_attempt(place):
+    action, pid, _ = place.blocked("r1")
+    place.provider.stop()
+    wait_for_death(pid)
     place.open()
     assert place.provider.status(action).interrupted
-    place.provider.stop()
 
 
 @pytest.mark.parametrize(
