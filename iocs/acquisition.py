@@ -41,10 +41,10 @@ def acquire(
     reported = float("-inf")
     taken = Taken(0, first_id - 1, 0.0)
     with ShotsAhead(source, num_frames) as shots:
-        shot = shots.next()
+        shot = shots.next(stop)
         began = time.perf_counter()
         for index in range(num_frames):
-            if stop.wait(max(0.0, began + index * period_s - time.perf_counter())):
+            if shot is None or stop.wait(max(0.0, began + index * period_s - time.perf_counter())):
                 break
             again = index >= source.num_frames
             unique_id = taken.last_id + 1 if again or shot.unique_id is None else shot.unique_id
@@ -55,7 +55,7 @@ def acquire(
                 report(taken)
                 reported = now
             if index + 1 < num_frames:
-                shot = shots.next()
+                shot = shots.next(stop)
     report(taken)
     return taken
 

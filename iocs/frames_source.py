@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from phasing.errors import ScanFileError
 from phasing.geometry import Geometry
 from phasing.scanfile import Scan, read_scan
 from phasing.simulate import Optics, Sample, SimulatedScan, spiral
@@ -91,7 +92,7 @@ class ReplayedSource:
     """The frames of a scan file, or of its left or right half, under the ids they had."""
 
     def __init__(self, path: Path, part: Part) -> None:
-        """ScanFileError when the file cannot be read."""
+        """ScanFileError when the file cannot be read, or no position lies in that part of it."""
         self._scan: Scan = read_scan(path)
         self.scan_id = self._scan.scan_id
         self.geometry = self._scan.geometry
@@ -101,6 +102,8 @@ class ReplayedSource:
         middle = (x_m.min() + x_m.max()) / 2
         chosen = {"Whole": np.ones(len(x_m), bool), "Left half": x_m < middle, "Right half": x_m >= middle}[part]
         self._index = np.flatnonzero(chosen)
+        if not len(self._index):
+            raise ScanFileError(f"{path}: no position lies in its {part.lower()}")
 
     @property
     def num_frames(self) -> int:
@@ -108,7 +111,10 @@ class ReplayedSource:
         return len(self._index)
 
     def shot(self, index: int) -> Shot:
-        """The frame with that index."""
+        """The frame with that index; ScanFileError when the file has it no longer."""
         i = int(self._index[index])
+        counts = self._scan.counts(i, i + 1)
+        if not len(counts):
+            raise ScanFileError(f"{self._scan.path}: frame {i} is no longer in it")
         y_m, x_m = self._scan.position_m[i]
-        return Shot(self._scan.counts(i, i + 1)[0], (float(y_m), float(x_m)), int(self._scan.unique_id[i]))
+        return Shot(counts[0], (float(y_m), float(x_m)), int(self._scan.unique_id[i]))

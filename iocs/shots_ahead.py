@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import Self
 
 from iocs.frames_source import FrameSource, Shot
-from phasing.errors import PhaselineError
 
 SHOTS = 64
 POLL_S = 0.1
@@ -20,7 +19,7 @@ class ShotsAhead:
 
     def __init__(self, source: FrameSource, num_shots: int) -> None:
         self._source, self._num_shots = source, num_shots
-        self._made: queue.Queue[Shot | PhaselineError] = queue.Queue(SHOTS)
+        self._made: queue.Queue[Shot | Exception] = queue.Queue(SHOTS)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._make, name="shots", daemon=True)
 
@@ -34,23 +33,28 @@ class ShotsAhead:
         self._closing.set()
         self._thread.join()
 
-    def next(self) -> Shot:
-        """The next shot; raises what the source raised for it."""
-        made = self._made.get()
-        if isinstance(made, PhaselineError):
-            raise made
-        return made
+    def next(self, stop: threading.Event) -> Shot | None:
+        """The next shot, or None when `stop` is set first; raises what the source raised for it."""
+        while not stop.is_set():
+            try:
+                made = self._made.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            if isinstance(made, Exception):
+                raise made
+            return made
+        return None
 
     def _make(self) -> None:
         for index in range(self._num_shots):
             try:
-                made: Shot | PhaselineError = self._source.shot(index % self._source.num_frames)
-            except PhaselineError as error:
+                made: Shot | Exception = self._source.shot(index % self._source.num_frames)
+            except Exception as error:  # noqa: BLE001 -- `next` raises it, whatever it is, where it can be answered
                 made = error
-            if not self._offer(made) or isinstance(made, PhaselineError):
+            if not self._offer(made) or isinstance(made, Exception):
                 return
 
-    def _offer(self, made: Shot | PhaselineError) -> bool:
+    def _offer(self, made: Shot | Exception) -> bool:
         """Queue a shot when there is room; False when nobody wants it any more."""
         while not self._closing.is_set():
             try:

@@ -3,9 +3,11 @@
 import os
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from harness import running, write_config
 from iocs.acquisition import Taken, acquire
 from iocs.capture import Capture, CaptureProgress
 from iocs.client import Client, ClientError
-from iocs.frames_source import Shot
+from iocs.frames_source import ReplayedSource, Shot
+from iocs.shots_ahead import ShotsAhead
 from iocs.stream import NdFrame
+from phasing.errors import ScanFileError
 from phasing.frames import Frame
 from phasing.geometry import Geometry
 from phasing.scanfile import ScanWriter, read_scan
@@ -91,21 +95,106 @@ class Writer:
             self._told.notify_all()
 
 
+def in_time(work: Callable[[], Any]) -> Any:
+    """What `work` returns or raises; TimeoutError when it hangs."""
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 -- the test sees what it was
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result(PATIENCE_S)
+
+
+class Acquisition:
+    """An acquisition with what it sent and reported."""
+
+    def __init__(self) -> None:
+        self.frames: list[NdFrame] = []
+        self.taken: list[Taken] = []
+
+    def run(self, source: Source, num_frames: int, *, first_id: int = 1) -> None:
+        in_time(
+            lambda: acquire(
+                source,
+                num_frames=num_frames,
+                period_s=0.0001,
+                first_id=first_id,
+                stop=threading.Event(),
+                stream=self.frames.append,
+                save=lambda source, frame: None,
+                report=self.taken.append,
+            )
+        )
+
+    @property
+    def ids(self) -> list[int]:
+        return [frame.unique_id for frame in self.frames]
+
+
+def write_scan(path: Path, num_frames: int, *, step_m: float = 1e-6) -> Path:
+    with ScanWriter(path, "a", Source.geometry, dtype=np.uint16) as writer:
+        for i in range(num_frames):
+            writer.append(Frame(i, 1.0, "a", np.ones((SIDE_PX, SIDE_PX), np.uint16), (0.0, i * step_m)))
+    return path
+
+
 def test_ids_count_on_when_a_replay_comes_round_again() -> None:
-    frames: list[NdFrame] = []
-    taken: list[Taken] = []
-    acquire(
-        Source(),
-        num_frames=7,
-        period_s=0.0001,
-        first_id=1,
-        stop=threading.Event(),
-        stream=frames.append,
-        save=lambda source, frame: None,
-        report=taken.append,
-    )
-    assert [frame.unique_id for frame in frames] == [10, 12, 13, 14, 15, 16, 17]
-    assert taken[-1].last_id == 17
+    acquisition = Acquisition()
+    acquisition.run(Source(), 7)
+    assert acquisition.ids == [10, 12, 13, 14, 15, 16, 17]
+    assert acquisition.taken[-1].last_id == 17
+
+
+class BrokenSource(Source):
+    """Its second frame cannot be made, for a reason that nobody thought of."""
+
+    def shot(self, index: int) -> Shot:
+        return super().shot(index if index == 0 else 99)
+
+
+def test_an_acquisition_ends_with_whatever_its_source_raises() -> None:
+    acquisition = Acquisition()
+    with pytest.raises(IndexError):
+        acquisition.run(BrokenSource(), 3)
+    assert acquisition.ids == [10]
+
+
+class SlowSource(Source):
+    """Its frames wait for `released`."""
+
+    released: threading.Event
+
+    def shot(self, index: int) -> Shot:
+        assert self.released.wait(PATIENCE_S)
+        return super().shot(index)
+
+
+def test_who_waits_for_a_shot_can_be_stopped() -> None:
+    source, stop = SlowSource(), threading.Event()
+    source.released = threading.Event()
+    with ShotsAhead(source, 3) as shots:
+        stop.set()
+        assert in_time(lambda: shots.next(stop)) is None
+        source.released.set()
+
+
+def test_a_part_without_positions_is_no_source(tmp_path: Path) -> None:
+    path = write_scan(tmp_path / "column.h5", 3, step_m=0.0)
+    assert ReplayedSource(path, "Right half").num_frames == 3
+    with pytest.raises(ScanFileError, match=r"column\.h5: no position lies in its left half"):
+        ReplayedSource(path, "Left half")
+
+
+def test_a_replayed_file_that_has_become_shorter_is_told(tmp_path: Path) -> None:
+    path = write_scan(tmp_path / "scan.h5", 3)
+    source = ReplayedSource(path, "Whole")
+    write_scan(tmp_path / "short.h5", 2).replace(path)
+    with pytest.raises(ScanFileError, match="frame 2 is no longer in it"):
+        source.shot(2)
 
 
 def test_the_number_written_is_told_also_when_no_frame_follows(tmp_path: Path) -> None:
@@ -180,10 +269,7 @@ def test_a_capture_that_is_ended_while_the_disk_is_full_says_what_it_could_not_w
 
 
 def test_a_replay_whose_file_is_pulled_away_ends_in_the_error_state(tmp_path: Path) -> None:
-    path = tmp_path / "scan.h5"
-    with ScanWriter(path, "a", Source.geometry, dtype=np.uint16) as writer:
-        for i in range(3):
-            writer.append(Frame(i, 1.0, "a", np.ones((SIDE_PX, SIDE_PX), np.uint16), (0.0, i * 1e-6)))
+    path = write_scan(tmp_path / "scan.h5", 3)
     with running("detector", write_config(tmp_path, f"A{os.getpid()}:")):
         client = Client(f"A{os.getpid()}:")
         client.watch(pvs.NUM_IMAGES_COUNTER, pvs.DETECTOR_STATE)
