@@ -166,8 +166,18 @@ class Models:
         async with self._edge_moved:
             self._edge_moved.notify_all()
 
-    async def _live(self, card: ModelCard, reason: str) -> None:
-        """Put a version live and wait until the edge runs it; ActionFailed with the edge's reason."""
+    async def _live(self, version: int, reason: str) -> None:
+        """Put a version live and wait until the edge runs it; ActionFailed with the edge's reason.
+
+        Refused, with nothing changed, when the version is not there, not whole, or of another lineage.
+        """
+        try:
+            card = self._registry.card(version)
+            await asyncio.to_thread(self._registry.onnx_bytes, version)
+        except ModelError as error:
+            raise Refused(str(error)) from error
+        if card.lineage != self.lineage:
+            raise Refused(f"version {version} is of lineage {card.lineage}, this experiment's is {self.lineage}")
         announced = self._make_active(card, reason)
         try:
             async with asyncio.timeout(self._edge_timeout_s), self._edge_moved:
@@ -188,26 +198,19 @@ class Models:
     # what clients ask
 
     async def _select(self, version: int) -> None:
-        try:
-            card = self._registry.card(version)
-            self._registry.onnx_bytes(version)
-        except ModelError as error:
-            raise Refused(str(error)) from error
-        if card.lineage != self.lineage:
-            raise Refused(f"version {version} is of lineage {card.lineage}, this experiment's is {self.lineage}")
-        await self._live(card, "selected")
+        await self._live(version, "selected")
 
     async def _accept(self) -> None:
         candidate = self._ioc.value(pvs.CANDIDATE)
         if candidate == 0:
             raise Refused("there is no candidate")
-        await self._live(self._registry.card(candidate), "accepted by hand")
+        await self._live(candidate, "accepted by hand")
 
     async def _rollback(self) -> None:
         active = self.active
         if active is None or active.parent is None:
             raise Refused("the active model has no parent to go back to")
-        await self._live(self._registry.card(active.parent), f"rolled back from version {active.version}")
+        await self._live(active.parent, f"rolled back from version {active.version}")
 
     async def _fetch(self, arguments: dict[str, str]) -> dict[str, Any]:
         """`Model:Fetch(version)`: the card as JSON and the network's bytes, read in a thread and verified."""

@@ -15,7 +15,7 @@ from made_models import card, constant_onnx
 import iocs.workflow_models
 from iocs.edge_link import Refusal
 from iocs.edge_models import Announcement
-from iocs.record import ActionFailed
+from iocs.record import ActionFailed, Refused
 from iocs.server import IocServer
 from iocs.workflow_models import Models
 from phasing.store import Registry
@@ -81,6 +81,12 @@ class Place:
     @property
     def announced(self) -> Announcement:
         return Announcement.parse(self.ioc.values[pvs.ANNOUNCED])
+
+    def corrupt(self, version: int) -> None:
+        """Cut the end off a version's bytes."""
+        digest = self.registry.card(version).digest
+        path = self.folder / "registry" / "objects" / digest[:2] / digest
+        path.write_bytes(path.read_bytes()[:-10])
 
     @property
     def states(self) -> list[str]:
@@ -195,5 +201,26 @@ def test_a_refusal_of_what_is_no_longer_announced_changes_nothing(in_loop: InLoo
         place.link.running(1)
         await _turns()
         assert place.announced.version == place.active == 2
+
+    in_loop(check)
+
+
+@pytest.mark.parametrize(
+    ("pv", "value", "version"),
+    [(pvs.SELECT, (1,), 1), (pvs.ROLLBACK, (), 1), (pvs.ACCEPT, (), 3)],
+    ids=["Select", "Rollback", "Accept"],
+)
+def test_a_corrupted_model_does_not_go_live_by_any_put(
+    in_loop: InLoop, pv: Pv, value: tuple[int, ...], version: int
+) -> None:
+    async def check(place: Place) -> None:
+        await place.two_versions()
+        place.ioc.values[pvs.GATE] = MANUAL
+        await place.register(place.export("three", 0.3, 0.3, parent=2))
+        announced, states = place.announced, place.states
+        place.corrupt(version)
+        with pytest.raises(Refused, match=f"model version {version} is corrupted"):
+            await place.put(pv, *value)
+        assert (place.announced, place.states) == (announced, states)
 
     in_loop(check)
