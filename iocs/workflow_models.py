@@ -65,17 +65,22 @@ class Models:
         export = body["export"]
         draft = ModelCard.from_json(json.loads(Path(export["card"]).read_text()))
         entry = self._known(draft) or self._published(export, draft)
-        card, reason = entry.card, entry.reason
+        version = entry.card.version
         self._ioc.loop.call_soon_threadsafe(self._show)  # the candidate is shown before it is announced
-        if entry.state is ModelState.CANDIDATE:
-            reason = self._judge(card)
+        reason = self._judge(entry.card) if entry.state is ModelState.CANDIDATE else entry.reason
+        self._ioc.post(pvs.VERDICT, reason)
+        self._ioc.tell(pvs.MODEL_MESSAGE, f"version {version} {reason}")
         self._ioc.loop.call_soon_threadsafe(self._show)
-        return {"version": card.version, "verdict": reason}
+        return {"version": version, "verdict": reason}
 
     def _known(self, draft: ModelCard) -> Entry | None:
-        """The entry of a model with these very bytes, if it is registered already."""
-        same = [e for e in self._registry.versions(self.lineage) if e.card.digest == draft.digest]
-        return same[-1] if same else None
+        """The entry that this very round has made, told by the time of its export.
+
+        Another round may leave the same bytes: they are a new candidate, for gate and incumbent may have changed.
+        """
+        entries = self._registry.versions(draft.lineage)
+        made = (draft.digest, draft.created_s)
+        return next((e for e in entries if (e.card.digest, e.card.created_s) == made), None)
 
     def _published(self, export: Json, draft: ModelCard) -> Entry:
         card = self._registry.publish(Path(export["onnx"]), Path(export["checkpoint"]), draft)
@@ -90,16 +95,12 @@ class Models:
         active = self.active
         if active is not None and active.version != card.parent and mode is GateMode.BETTER_ONLY:
             # Its figures compare it with its parent, which is not what it would replace.
-            reason = f"waits for Accept: version {active.version} went live while it was trained"
-            self._ioc.post(pvs.VERDICT, reason)
-            return reason
+            return f"waits for Accept: version {active.version} went live while it was trained"
         verdict = judge(card.val_loss, card.incumbent_val_loss, mode, self._margin)
         if verdict.accepted:
             self._make_active(card, verdict.reason)
         elif not verdict.pending:
             self._registry.refuse(card.version, verdict.reason)
-        self._ioc.post(pvs.VERDICT, verdict.reason)
-        self._ioc.tell(pvs.MODEL_MESSAGE, f"version {card.version} {verdict.reason}")
         return verdict.reason
 
     def _make_active(self, card: ModelCard, reason: str) -> Announcement:

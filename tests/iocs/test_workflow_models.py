@@ -224,3 +224,50 @@ def test_a_corrupted_model_does_not_go_live_by_any_put(
         assert (place.announced, place.states) == (announced, states)
 
     in_loop(check)
+
+
+def test_the_same_bytes_from_another_round_are_judged_anew(in_loop: InLoop) -> None:
+    async def check(place: Place) -> None:
+        await place.register(place.export("one", 0.1, 0.5))
+        worse = await place.register(place.export("worse", 0.2, 0.9, parent=1))
+        assert worse["verdict"].startswith("refused")
+        place.ioc.values[pvs.GATE] = ALWAYS
+        again = await place.register(place.export("again", 0.2, 0.9, parent=1))
+        assert again["version"] == place.announced.version == place.active == 3
+        assert place.states == ["retired", "refused", "active"]
+        assert place.ioc.values[pvs.VERDICT].startswith("accepted")
+
+    in_loop(check)
+
+
+def test_a_round_whose_registering_was_cut_off_registers_one_model(in_loop: InLoop) -> None:
+    """The call is made again with the same body; the gate has decided, and is not asked again."""
+
+    async def check(place: Place) -> None:
+        await place.register(place.export("one", 0.1, 0.5))
+        body = place.export("worse", 0.2, 0.9, parent=1)
+        first = await place.register(body)
+        place.ioc.values |= {pvs.GATE: ALWAYS, pvs.VERDICT: ""}
+        assert await place.register(body) == first
+        assert place.states == ["active", "refused"]
+        assert place.ioc.values[pvs.VERDICT] == first["verdict"]
+
+    in_loop(check)
+
+
+def test_a_round_cut_off_before_the_gate_has_its_model_judged(in_loop: InLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(place: Place) -> None:
+        body = place.export("one", 0.1, 0.5)
+        with monkeypatch.context() as patch:
+            patch.setattr(Models, "_judge", _die)
+            with pytest.raises(InterruptedError):
+                await place.register(body)
+        assert place.states == ["candidate"]
+        await place.register(body)
+        assert place.states == ["active"]
+
+    in_loop(check)
+
+
+def _die(*arguments: object) -> str:
+    raise InterruptedError
