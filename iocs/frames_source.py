@@ -14,6 +14,8 @@ from phasing.scanfile import Scan, read_scan
 from phasing.simulate import Optics, Sample, SimulatedScan, spiral
 
 Part = Literal["Whole", "Left half", "Right half"]
+BLOCK_FRAMES, BLOCK_PX = 16, 16 * 64 * 64
+"""Simulated frames are made some at a time, for speed; not more pixels than this, for nobody can stop a block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,8 @@ class SimulatedSource:
             photons=simulation.photons,
             seed=seed,
         )
+        height, width = geometry.detector_shape_px
+        self._block_frames = max(1, min(BLOCK_FRAMES, BLOCK_PX // (height * width)))
         self._block: npt.NDArray[np.uint16] | None = None
         self._block_start = 0
 
@@ -83,7 +87,7 @@ class SimulatedSource:
     def shot(self, index: int) -> Shot:
         """The frame with that index; frames are made in blocks."""
         if self._block is None or not 0 <= index - self._block_start < len(self._block):
-            self._block, self._block_start = self._scan.frames(index, index + 16), index
+            self._block, self._block_start = self._scan.frames(index, index + self._block_frames), index
         y_m, x_m = self._scan.position_m[index]
         return Shot(self._block[index - self._block_start], (float(y_m), float(x_m)), None)
 

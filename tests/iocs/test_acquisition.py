@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from harness import running, write_config
 from iocs.acquisition import Taken, acquire
 from iocs.capture import Capture, CaptureProgress
 from iocs.client import Client, ClientError
-from iocs.frames_source import ReplayedSource, Shot
+from iocs.frames_source import BLOCK_PX, ReplayedSource, Shot, SimulatedSource, Simulation
 from iocs.shots_ahead import ShotsAhead
 from iocs.stream import NdFrame
 from phasing.errors import ScanFileError
 from phasing.frames import Frame
 from phasing.geometry import Geometry
 from phasing.scanfile import ScanWriter, read_scan
+from phasing.simulate import SimulatedScan
 from pvdb import detector as pvs
 
 SIDE_PX = 16
@@ -180,6 +182,25 @@ def test_who_waits_for_a_shot_can_be_stopped() -> None:
         stop.set()
         assert in_time(lambda: shots.next(stop)) is None
         source.released.set()
+
+
+@pytest.mark.parametrize(("side_px", "frames"), [(16, 16), (64, 16), (128, 4), (512, 1)])
+def test_simulated_frames_are_made_in_blocks_that_bound_what_a_stop_waits_for(
+    monkeypatch: pytest.MonkeyPatch, side_px: int, frames: int
+) -> None:
+    made: list[int] = []
+
+    def note(scan: SimulatedScan, start: int, stop: int) -> np.ndarray[Any, Any]:
+        made.append(stop - start)
+        return np.zeros((stop - start, side_px, side_px), np.uint16)
+
+    monkeypatch.setattr(SimulatedScan, "frames", note)
+    simulation = Simulation(20, step_m=1e-7, region_m=(0.0, 0.0), photons=1e4, sample_seed=0, defocus_m=0.0)
+    source = SimulatedSource(simulation, replace(Source.geometry, detector_shape_px=(side_px, side_px)), "a")
+    for index in range(frames + 1):
+        source.shot(index)
+    assert made == [frames, frames]
+    assert frames == 1 or frames * side_px**2 <= BLOCK_PX
 
 
 def test_a_part_without_positions_is_no_source(tmp_path: Path) -> None:
