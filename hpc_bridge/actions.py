@@ -23,10 +23,11 @@ CREATE TABLE IF NOT EXISTS action(
 
 @dataclass(frozen=True)
 class OpenAction:
-    """An action that had not ended when its provider's process died."""
+    """An action that had not ended when its provider's process did; ``running``: its work had begun and gone on."""
 
     action_id: str
     body: Json
+    running: bool
 
 
 class ActionStore:
@@ -75,9 +76,22 @@ class ActionStore:
         details = {"code": type(error).__name__, "description": str(error), **more}
         return self.end(action_id, ActionState.FAILED, details)
 
-    def lose(self, action_id: str) -> None:
-        """Record that an action was lost with the process that ran it, so that a new attempt may begin."""
-        self.fail(action_id, WorkerLost("the process that ran this task ended"), interrupted=True)
+    def set_running(self, action_id: str, on: bool) -> None:
+        """Note whether an open action's work goes on: if it does when the process dies, it may be what killed it.
+
+        Where the disk does not take this, the action passes for one that waits.
+        """
+        statement = "UPDATE action SET details=? WHERE action_id=? AND ended_s IS NULL"
+        try:
+            self._database.execute(statement, json.dumps({"running": on}), action_id)
+        except BackendUnavailable:
+            logger.exception("that action %s is %s cannot be written", action_id, "running" if on else "waiting")
+
+    def lose_unfinished(self) -> None:
+        """Record that the open actions were lost with the process that had them, so that new attempts may begin."""
+        for action in self.unfinished():
+            error = WorkerLost("the process that ran this task ended")
+            self.fail(action.action_id, error, interrupted=True, blameless=not action.running)
 
     def is_live(self, action_id: str) -> bool:
         """Tell without reading the disk whether the action has not ended."""
@@ -94,7 +108,7 @@ class ActionStore:
 
     def unfinished(self) -> list[OpenAction]:
         """Return the actions that have not ended, the oldest first."""
-        return [OpenAction(row["action_id"], json.loads(row["body"])) for row in self._open_rows()]
+        return [_open_action(row) for row in self._open_rows()]
 
     def forget(self, action_id: str) -> None:
         """Drop an action that has ended."""
@@ -111,8 +125,15 @@ class ActionStore:
         self._database.close()
 
     def _open_rows(self) -> list[Json]:
-        rows = self._database.query("SELECT action_id, body FROM action WHERE ended_s IS NULL ORDER BY begun_s")
+        rows = self._database.query(
+            "SELECT action_id, body, details FROM action WHERE ended_s IS NULL ORDER BY begun_s"
+        )
         return [dict(row) for row in rows]
+
+
+def _open_action(row: Json) -> OpenAction:
+    running = bool(json.loads(row["details"]).get("running"))
+    return OpenAction(row["action_id"], json.loads(row["body"]), running)
 
 
 class StoredProvider:

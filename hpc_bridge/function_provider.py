@@ -25,8 +25,7 @@ class FunctionProvider(StoredProvider):
         super().__init__(ActionStore(path))
         self._function = function
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="function-action")
-        for action in self._store.unfinished():
-            self._store.lose(action.action_id)
+        self._store.lose_unfinished()
 
     def begin(self, action_id: str, body: Json) -> None:
         """Queue the call."""
@@ -48,6 +47,7 @@ class FunctionProvider(StoredProvider):
     def _call(self, action_id: str, body: Json) -> None:
         if not self._store.is_live(action_id):
             return
+        self._store.set_running(action_id, True)
         try:
             result = self._function(body)
         except PhaselineError as error:

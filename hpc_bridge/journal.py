@@ -61,7 +61,7 @@ class RunRow:
 @dataclass(frozen=True)
 class Run:
     """One run with all that is needed to go on: ``step`` counts states entered, ``attempt`` tries of this one,
-    ``lost`` how many of those tries were lost with a process."""
+    ``lost`` how many of those tries were lost with a process that they may have killed."""
 
     run_id: str
     ordinal: int

@@ -27,7 +27,8 @@ class LocalCompute(StoredProvider):
     """Runs jobs of an allow-list in the worker processes of named endpoints.
 
     A task that was running when its worker or this process died is reported as interrupted: what it had done is
-    unknown, so the runner begins a new attempt.
+    unknown, so the runner begins a new attempt. The death of this process is not held against tasks that waited, nor a
+    stop against any.
     """
 
     def __init__(
@@ -44,8 +45,7 @@ class LocalCompute(StoredProvider):
         of a job by name. Raises BackendUnavailable when another process holds the store.
         """
         super().__init__(ActionStore(path))
-        for action in self._store.unfinished():
-            self._store.lose(action.action_id)
+        self._store.lose_unfinished()
         self._jobs = dict(jobs)
         self._limits_s = dict(limits_s or {})
         self._calls: dict[str, _Call] = {}
@@ -93,15 +93,20 @@ class LocalCompute(StoredProvider):
         self._stopping = True
         for workers in self._workers.values():
             workers.stop()
+        for action_id in self._calls:
+            self._store.set_running(action_id, False)
         self._store.close()
 
     def _task(self, action_id: str, index: int, task: Json) -> Task:
         name = task["function_id"]
 
+        def begun() -> None:
+            self._store.set_running(action_id, True)
+
         def ended(output: Json | None, error: BridgeError | None) -> None:
             self._ended(action_id, index, output, error)
 
-        return Task(self._jobs[name], task.get("kwargs", {}), self._limits_s.get(name), ended)
+        return Task(self._jobs[name], task.get("kwargs", {}), self._limits_s.get(name), begun, ended)
 
     def _ended(self, action_id: str, index: int, output: Json | None, error: BridgeError | None) -> None:
         call = self._calls.get(action_id)

@@ -27,7 +27,8 @@ class ActionStatus:
     """One action as its provider sees it.
 
     A FAILED action's details hold ``code`` (the name of an error of hpc_bridge.errors), ``description`` (one line) and
-    ``interrupted`` (true when the process that ran it died, so that the outcome is unknown).
+    ``interrupted`` (true when the process that ran it died, so that the outcome is unknown), then also ``blameless``
+    (true when it cannot have been the cause: it had not begun, or was stopped).
     """
 
     status: ActionState
@@ -37,6 +38,11 @@ class ActionStatus:
     def interrupted(self) -> bool:
         """Whether the action was lost with the process that ran it and may be begun again as a new attempt."""
         return self.status is ActionState.FAILED and bool(self.details.get("interrupted"))
+
+    @property
+    def blameless(self) -> bool:
+        """Whether an interruption is not held against the action, however often it happens."""
+        return bool(self.details.get("blameless"))
 
     @property
     def description(self) -> str:

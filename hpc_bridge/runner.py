@@ -286,8 +286,9 @@ class FlowRunner(RunReader):
         if not begun.status.status.ended:
             self._wait_on(run, begun, state["WaitTime"])
             return None
-        if begun.status.interrupted and run.lost < MAX_LOST:
-            self._save(replace(run, attempt=run.attempt + 1, lost=run.lost + 1))
+        lost = run.lost + (not begun.status.blameless)
+        if begun.status.interrupted and lost <= MAX_LOST:
+            self._save(replace(run, attempt=run.attempt + 1, lost=lost))
             self._wake.set()
             return None
         if begun.status.status is ActionState.FAILED and state.get("ExceptionOnActionFailure", True):

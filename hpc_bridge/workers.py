@@ -42,11 +42,15 @@ class WorkerSetup:
 
 @dataclass(eq=False)
 class Task:
-    """One call of a job; ``ended`` gets either its output or its error, once, from the thread that watched it."""
+    """One call of a job, told of by the thread that watches it.
+
+    ``begun`` is called before it runs, ``ended`` gets either its output or its error, once.
+    """
 
     target: str
     kwargs: Json
     limit_s: float | None
+    begun: Callable[[], None]
     ended: Callable[[Json | None, BridgeError | None], None]
     _stopped: threading.Event = field(default_factory=threading.Event)
     _future: "Future[str] | None" = None
@@ -64,6 +68,7 @@ class Task:
 
     def call(self, pool: ProcessPool) -> str:
         """Run the call in the pool and return its JSON. Raises what the future raises."""
+        self.begun()
         self._future = pool.schedule(run_job, args=(self.target, json.dumps(self.kwargs)), timeout=self.limit_s)
         if self.stopped:
             self._future.cancel()

@@ -241,4 +241,6 @@ def test_a_function_interrupted_by_the_end_of_the_process_is_lost(function):
     provider = function(lambda body: {})
     action, _ = provider._store.begin("r1", {})
     provider.stop()
-    assert function(lambda body: {}).status(action).interrupted
+    status = function(lambda body: {}).status(action)
+    assert status.interrupted
+    assert status.blameless

@@ -166,6 +166,14 @@ def test_a_lost_action_is_begun_again_a_bounded_number_of_times(runner, provider
     assert len(runner.actions(run)) == MAX_LOST + 1
 
 
+def test_an_action_that_is_lost_without_its_fault_is_begun_again_however_often(runner, provider):
+    run = submit(runner)
+    for _ in range(MAX_LOST + 1):
+        provider.fail(provider.next_started(), "the process ended", interrupted=True, blameless=True)
+    provider.succeed(provider.next_started())
+    assert runner.wait(run, DEADLINE_S).status is RunStatus.SUCCEEDED
+
+
 def test_a_restart_takes_up_the_running_action(tmp_path, provider):
     with make(tmp_path, provider) as runner:
         run = submit(runner, TWO)
