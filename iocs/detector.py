@@ -137,7 +137,7 @@ class Detector:
         callbacks = bool(value(pvs.ARRAY_CALLBACKS))
         streaming = callbacks and bool(value(pvs.PVA_ENABLE))
         continuous = state_name(pvs.IMAGE_MODE, value(pvs.IMAGE_MODE)) == "Continuous"
-        num_frames = 2**31 if continuous else self._num_frames(source)
+        num_frames = pvs.LAST_ID if continuous else self._num_frames(source)
         period_s = max(value(pvs.ACQUIRE_PERIOD), value(pvs.ACQUIRE_TIME))
         acquire(
             source,
@@ -156,10 +156,12 @@ class Detector:
             capture.offer(source, frame)
 
     def _show_source(self, source: FrameSource) -> None:
+        name = f"{_DTYPE_NAMES[source.dtype.kind]}{source.dtype.itemsize * 8}"
+        if name not in pvs.DATA_TYPE.states:
+            raise ActionFailed(f"pixels of type {name} cannot be streamed; {', '.join(pvs.DATA_TYPE.states)} can")
         self._show_state(_ACQUIRE, "acquiring")
         self._ioc.post(pvs.SCAN_ID_USED, source.scan_id)
         self._show_size(*source.geometry.detector_shape_px)
-        name = f"{_DTYPE_NAMES[source.dtype.kind]}{source.dtype.itemsize * 8}"
         self._ioc.post(pvs.DATA_TYPE, pvs.DATA_TYPE.states.index(name))
 
     def _show_state(self, state: int, message: str) -> None:
@@ -224,8 +226,14 @@ class Detector:
             raise self._write_failed(state.error)
         self._ioc.post(pvs.WRITE_STATUS, 0)
         self._ioc.tell(pvs.WRITE_MESSAGE, f"{state.written} frames in {state.path.name}")
-        if state.written and self._ioc.value(pvs.AUTO_INCREMENT):
-            self._ioc.post(pvs.FILE_NUMBER, self._ioc.value(pvs.FILE_NUMBER) + 1)
+        if state.written:
+            self._count_file()
+
+    def _count_file(self) -> None:
+        """Go on to the next FileNumber, where it counts up by itself; it stays at its limit."""
+        number = self._ioc.value(pvs.FILE_NUMBER)
+        if self._ioc.value(pvs.AUTO_INCREMENT) and number < pvs.LAST_FILE_NUMBER:
+            self._ioc.post(pvs.FILE_NUMBER, number + 1)
 
     def _write_failed(self, reason: str) -> ActionFailed:
         self._ioc.post(pvs.WRITE_STATUS, 1)

@@ -4,6 +4,8 @@ from pvdb.declare import Area, gather
 from pvdb.model import Kind, Severity
 
 CAM_PREFIX, FILE_PREFIX, PVA_PREFIX, SOURCE_PREFIX = "Det:cam1:", "Det:HDF1:", "Det:Pva1:", "Det:Sim:"
+LAST_ID = LAST_FILE_NUMBER = 2_147_483_647
+"""What an integer of 32 bits holds; an NTNDArray's uniqueId is one."""
 _DATA_TYPES = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64")
 
 _cam = Area(CAM_PREFIX, message="StatusMessage_RBV")
@@ -27,7 +29,7 @@ IMAGE_MODE = _cam.state(
 ARRAY_CALLBACKS = _cam.state(
     "ArrayCallbacks", "Hand frames to the plugins", ("Disable", "Enable"), initial=1, setpoint=True
 )
-ARRAY_COUNTER = _cam.integer("ArrayCounter", "Id of the last frame", limits=(0, 2_147_483_647), setpoint=True)
+ARRAY_COUNTER = _cam.integer("ArrayCounter", "Id of the last frame", limits=(0, LAST_ID), setpoint=True)
 NUM_IMAGES_COUNTER = _cam.integer("NumImagesCounter_RBV", "Frames taken in this acquisition")
 DETECTOR_STATE = _cam.state(
     "DetectorState_RBV",
@@ -65,7 +67,7 @@ FILE_TEMPLATE = _file.text(
     "FileTemplate", "printf format: path, name, number", setpoint=True, initial="%s%s_%4.4d.h5", kind=Kind.CHARACTERS
 )
 FILE_NUMBER = _file.integer(
-    "FileNumber", "Number of the next file", initial=1, limits=(0, 2_147_483_647), setpoint=True
+    "FileNumber", "Number of the next file", initial=1, limits=(0, LAST_FILE_NUMBER), setpoint=True
 )
 AUTO_INCREMENT = _file.state("AutoIncrement", "Count FileNumber up by itself", ("No", "Yes"), initial=1, setpoint=True)
 FILE_PATH_EXISTS = _file.state(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from harness import running, write_config
 
-from iocs.acquisition import Taken, acquire
+from iocs.acquisition import IdTooLarge, Taken, acquire
 from iocs.capture import Capture, CaptureProgress
 from iocs.client import Client, ClientError
 from iocs.frames_source import BLOCK_PX, ReplayedSource, Shot, SimulatedSource, Simulation
@@ -26,6 +26,7 @@ from phasing.geometry import Geometry
 from phasing.scanfile import ScanWriter, read_scan
 from phasing.simulate import SimulatedScan
 from pvdb import detector as pvs
+from pvdb.detector import LAST_ID
 
 SIDE_PX = 16
 PATIENCE_S = 30.0
@@ -117,6 +118,7 @@ class Acquisition:
     def __init__(self) -> None:
         self.frames: list[NdFrame] = []
         self.taken: list[Taken] = []
+        self.stream: Callable[[NdFrame], None] = self.frames.append
 
     def run(self, source: Source, num_frames: int, *, first_id: int = 1) -> None:
         in_time(
@@ -126,7 +128,7 @@ class Acquisition:
                 period_s=0.0001,
                 first_id=first_id,
                 stop=threading.Event(),
-                stream=self.frames.append,
+                stream=self.stream,
                 save=lambda source, frame: None,
                 report=self.taken.append,
             )
@@ -151,6 +153,19 @@ def test_ids_count_on_when_a_replay_comes_round_again() -> None:
     assert acquisition.taken[-1].last_id == 17
 
 
+class UnsortedSource(Source):
+    """Its largest id is not its last."""
+
+    def shot(self, index: int) -> Shot:
+        return replace(super().shot(index), unique_id=(10, 12, 11)[index])
+
+
+def test_ids_count_on_from_the_largest_when_a_replay_is_unsorted() -> None:
+    acquisition = Acquisition()
+    acquisition.run(UnsortedSource(), 7, first_id=1000)
+    assert acquisition.ids == [10, 12, 11, 13, 14, 15, 16]
+
+
 class BrokenSource(Source):
     """Its second frame cannot be made, for a reason that nobody thought of."""
 
@@ -163,6 +178,34 @@ def test_an_acquisition_ends_with_whatever_its_source_raises() -> None:
     with pytest.raises(IndexError):
         acquisition.run(BrokenSource(), 3)
     assert acquisition.ids == [10]
+    assert acquisition.taken[-1] == replace(acquisition.taken[-1], frames=1, last_id=10)
+
+
+def test_an_id_that_may_have_been_sent_is_not_used_again() -> None:
+    acquisition = Acquisition()
+
+    def fail(frame: NdFrame) -> None:
+        raise ConnectionError
+
+    acquisition.stream = fail
+    with pytest.raises(ConnectionError):
+        acquisition.run(Source(), 3)
+    assert acquisition.taken[-1] == Taken(0, 10, 0.0)
+
+
+class SimulatedLike(Source):
+    """Its frames have no ids of their own."""
+
+    def shot(self, index: int) -> Shot:
+        return replace(super().shot(index), unique_id=None)
+
+
+def test_ids_end_at_32_bits() -> None:
+    acquisition = Acquisition()
+    with pytest.raises(IdTooLarge, match="2147483648 does not fit into 32 bits"):
+        acquisition.run(SimulatedLike(), 3, first_id=LAST_ID)
+    assert acquisition.ids == [LAST_ID]
+    assert acquisition.taken[-1].last_id == LAST_ID
 
 
 class SlowSource(Source):

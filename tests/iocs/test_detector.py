@@ -11,6 +11,7 @@ from phasing.geometry import Geometry
 from phasing.scanfile import ScanWriter, read_scan
 
 CAM, FILE, SIM, IMAGE = (f"X:Det:{area}" for area in ("cam1:", "HDF1:", "Sim:", "Pva1:Image"))
+LAST = 2**31 - 1
 SCAN_ID = "6f0e6f6c-95c8-4d4a-9b54-0d6f3d3a2a10"
 
 
@@ -238,15 +239,15 @@ def test_files_that_cannot_be_written_are_refused(beamline):
     assert (beamline.scans / "there_0001.h5").read_text() == "a file that somebody wants to keep"
 
 
-def write_scan(path, num_frames=10):
+def write_scan(path, num_frames=10, *, first_id=500, dtype=np.uint32):
     geometry = Geometry(
         energy_ev=8000.0, distance_m=2.0, pixel_size_m=75e-6, detector_shape_px=(12, 12), crop_px=12, transpose=True
     )
-    counts = np.random.default_rng(0).integers(0, 60_000, (num_frames, 12, 12)).astype(np.uint32)
+    counts = np.random.default_rng(0).integers(0, 60_000, (num_frames, 12, 12)).astype(dtype)
     with ScanWriter(path, SCAN_ID, geometry, dtype=counts.dtype) as writer:
         for index in range(num_frames):
             x_m = 1e-6 * index
-            writer.append(Frame(500 + 3 * index, 1.8e9 + index, SCAN_ID, counts[index], (2e-6, x_m)))
+            writer.append(Frame(first_id + 3 * index, 1.8e9 + index, SCAN_ID, counts[index], (2e-6, x_m)))
     return path
 
 
@@ -312,6 +313,44 @@ def test_a_scan_file_that_cannot_be_replayed_is_told(beamline):
         assert by_ca == "ok" and severity == "MAJOR" and shown == "Error"
         assert path.name in message
     assert (after, state) == ("ok", "Idle")
+
+
+def acquire_at_the_limits(half, large):
+    def work(detector):
+        detector.put(cam_ImageMode="Multiple", cam_NumImages=5, cam_AcquirePeriod=0.001, cam_AcquireTime=0.001)
+
+        def acquired(**values):
+            detector.put(**values)
+            result = clients.pva_put(detector.context, f"{CAM}Acquire", 1)
+            return [result, detector.get(f"{CAM}ArrayCounter_RBV"), clients.ca_get(f"{CAM}DetectorState_RBV")]
+
+        results = [
+            acquired(sim_Source="Simulated", cam_ArrayCounter=LAST - 2),
+            acquired(),
+            acquired(sim_Source="Replay", sim_ReplayFile=large),
+            acquired(sim_ReplayFile=half),
+            acquired(sim_Source="Simulated", cam_ArrayCounter=0),
+        ]
+        detector.put(file_FileName="numbered", file_FileNumber=LAST, file_NumCapture=5)
+        saved = detector.capture()
+        assert clients.pva_put(detector.context, f"{CAM}Acquire", 1) == "ok"
+        captured = saved.get(timeout=clients.DEADLINE_S)[0], detector.get(f"{FILE}FileNumber_RBV")
+        again = clients.pva_put(detector.context, f"{FILE}Capture", 1)
+        detector.put(file_FileNumber=1)
+        return [*results, captured, again]
+
+    return with_detector(work)
+
+
+def test_numbers_stop_at_their_limits(beamline):
+    half = write_scan(beamline.folder / "half.h5", dtype=np.float16)
+    large = write_scan(beamline.folder / "large.h5", first_id=LAST + 1)
+    last, beyond, ids, pixels, after, captured, again = beamline.call(acquire_at_the_limits, str(half), str(large))
+    for acquired in (last, beyond, ids):
+        assert f"frame id {LAST + 1} does not fit into 32 bits" in acquired[0] and acquired[1:] == [LAST, "Error"]
+    assert "Float16 cannot be streamed" in pixels[0] and pixels[2] == "Error"
+    assert after == ["ok", 5, "Idle"]
+    assert captured == ["ok", LAST] and f"numbered_{LAST}.h5 exists" in again
 
 
 def begin_endless_capture():
