@@ -29,6 +29,7 @@ from iocs.workflow_documents import (
     new_id,
     run_document,
 )
+from iocs.workflow_kept import KeptSwitches
 from iocs.workflow_models import Models
 from iocs.workflow_progress import Progress
 from iocs.workflow_rounds import Rounds
@@ -57,6 +58,7 @@ class Workflow:
         self._config = config
         self._layout = Layout.below(config.root, config.scans)
         ioc = self._ioc = IocServer("workflow", "Workflow", config.prefix)
+        KeptSwitches(ioc, self._layout.journal / "switches.json", pvs.GATE, pvs.STANDBY)
         image = ioc.name(pvs.RECON_IMAGE)
         self._streams = StreamServer([image])
         self._models = Models(
@@ -89,7 +91,7 @@ class Workflow:
         """Serve until told to stop; running work is resumed at the next start."""
         self._runner.start()
         self._show_runs()
-        self._rounds.begin_if_due()
+        self._rounds.resume()
         tasks = [asyncio.create_task(self._every(period_s, step)) for period_s, step in self._periodic()]
         try:
             await self._ioc.serve(ready)

@@ -22,13 +22,19 @@ class Rounds:
     def __init__(
         self, ioc: IocServer, layout: Layout, runs: Runs, models: Models, progress: Progress, settings: TrainSection
     ) -> None:
-        """Register the handlers; no round begins before `begin_if_due`."""
+        """Register the handlers; no round begins before `resume`."""
         self._ioc, self._layout, self._runs, self._models = ioc, layout, runs, models
         self._progress, self._settings = progress, settings
         self._flow = definition.shipped("round")
         ioc.on_action(pvs.START, self._start)
         ioc.on_action(pvs.ABORT, self._abort)
         ioc.listen(pvs.STANDBY, self._standby_changed)
+
+    def resume(self) -> None:
+        """Show how training stands, and begin a round if one is due."""
+        if not self._runs.open("round"):
+            self._progress.training_idle()
+        self.begin_if_due()
 
     def begin_if_due(self) -> None:
         """Begin a round when the trainer is free and there are pairs that no round has taken yet."""
@@ -58,9 +64,7 @@ class Rounds:
     def _standby_changed(self, on: int) -> None:
         text = "standby: put by hand" if on else "a round begins by itself when new pairs are there"
         self._ioc.tell(pvs.TRAIN_MESSAGE, text)
-        if not self._runs.open("round"):
-            self._progress.training_idle()
-        self.begin_if_due()
+        self.resume()
 
     def _taken(self) -> set[str]:
         """Folders of pairs that a round was given, whatever became of it: a failed one is retried by hand."""

@@ -231,6 +231,17 @@ def test_hold_keeps_new_work_back_and_standby_keeps_training_back(workplace: Wor
     workplace.until(lambda: workplace.value(pvs.TRAIN_STATE) == "Idle", "the round is aborted")
 
 
+def test_gate_and_standby_are_as_an_operator_left_them_when_the_ioc_starts_again(workplace: Workplace) -> None:
+    workplace.client.put(pvs.GATE, "Manual")
+    workplace.client.put(pvs.STANDBY, "On")
+    workplace.ioc.stop()
+    workplace.until(lambda: workplace.value(pvs.TRAIN_STATE) is None, "the IOC is gone")
+    workplace.ioc = start_ioc("workflow", workplace.config)
+    workplace.until(lambda: workplace.value(pvs.TRAIN_STATE) == "Standby", "training stands by")
+    assert [workplace.client.get(pv) for pv in (pvs.GATE, pvs.STANDBY)] == ["Manual", "On"]
+    workplace.client.put(pvs.GATE, "Better only")
+
+
 def _fail_a_run(workplace: Workplace, path: Path) -> Path:
     """Submit a scan file and take it away before its run begins; returns where it is now."""
     workplace.client.put(pvs.HOLD, "On")
