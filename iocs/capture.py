@@ -46,18 +46,22 @@ class Capture:
         queue_frames: int,
         opened: Callable[[], None],
         wrote: Callable[[int], None],
+        lost: Callable[[int], None],
         waits: Callable[[str], None],
         finished: Callable[[], object],
     ) -> None:
         """Wait for frames; `limit` 0 takes all until `finish`. The file is opened with the first frame.
 
-        `wrote` gets the number of frames written about ten times a second, and whenever none is left to write;
-        `waits` gets what a full disk says, and an empty text when it takes frames again.
+        `wrote` gets the number of frames written about ten times a second, and whenever none is left to write; `lost`
+        gets the number dropped with each that is; `waits` gets what a full disk says, and an empty text when it takes
+        frames again; `finished` is called when the file is closed, or given up, for whatever reason.
         """
         self.path = path
         self.done = threading.Event()
         self._limit = limit
-        self._opened, self._wrote, self._waits, self._finished = opened, wrote, waits, finished
+        self._opened, self._wrote, self._lost = opened, wrote, lost
+        self._waits, self._finished = waits, finished
+        self._offering = threading.Lock()
         self._ending = threading.Event()
         self._queue: queue.Queue[tuple[FrameSource, Frame] | None] = queue.Queue(queue_frames)
         self._written = self._dropped = self._taken = 0
@@ -76,13 +80,15 @@ class Capture:
 
     def offer(self, source: FrameSource, frame: Frame) -> None:
         """Hand over a frame; counted as dropped when the queue is full, never waits."""
-        if self.done.is_set() or (self._limit and self._taken >= self._limit):
-            return
-        self._taken += 1
-        try:
-            self._queue.put_nowait((source, frame))
-        except queue.Full:
-            self._dropped += 1
+        with self._offering:
+            if self.done.is_set() or (self._limit and self._taken >= self._limit):
+                return
+            self._taken += 1
+            try:
+                self._queue.put_nowait((source, frame))
+            except queue.Full:
+                self._dropped += 1
+                self._lost(self._dropped)
 
     def finish(self) -> None:
         """Write what is queued, close the file and wait for it; a disk that is full gets one more try."""

@@ -183,8 +183,7 @@ class Detector:
         for taken in (path, part_path(path)):
             if taken.exists():
                 raise self._write_failed(f"{taken} exists; choose another FileName or FileNumber")
-        self._ioc.post(pvs.FULL_FILE_NAME, "")
-        self._ioc.post(pvs.NUM_CAPTURED, 0)
+        self._show_beginning()
         done = asyncio.Event()
         self._capture = Capture(
             path,
@@ -192,6 +191,7 @@ class Detector:
             queue_frames=self._config.detector.queue_frames,
             opened=lambda: self._show_opened(path),
             wrote=lambda number: self._ioc.post(pvs.NUM_CAPTURED, number),
+            lost=lambda number: self._ioc.post(pvs.FILE_DROPPED, number),
             waits=self._show_waits,
             finished=lambda: self._ioc.loop.call_soon_threadsafe(done.set),
         )
@@ -199,6 +199,14 @@ class Detector:
             await done.wait()
         finally:
             await self._ioc.loop.run_in_executor(None, self._finish_capture)
+
+    def _show_beginning(self) -> None:
+        """Show nothing of the capture before."""
+        self._ioc.post(pvs.FULL_FILE_NAME, "")
+        self._ioc.post(pvs.NUM_CAPTURED, 0)
+        self._ioc.post(pvs.FILE_DROPPED, 0)
+        self._ioc.post(pvs.WRITE_STATUS, 0)
+        self._ioc.post(pvs.WRITE_MESSAGE, "")
 
     def _show_opened(self, path: Path) -> None:
         self._ioc.post(pvs.WRITE_FILE, 1)
@@ -224,10 +232,14 @@ class Detector:
         self._ioc.post(pvs.WRITE_FILE, 0)
         if state.error:
             raise self._write_failed(state.error)
-        self._ioc.post(pvs.WRITE_STATUS, 0)
-        self._ioc.tell(pvs.WRITE_MESSAGE, f"{state.written} frames in {state.path.name}")
         if state.written:
             self._count_file()
+        if state.dropped:
+            raise self._write_failed(
+                f"{state.dropped} frames dropped, the disk was full or slow; {state.written} are in {state.path.name}"
+            )
+        self._ioc.post(pvs.WRITE_STATUS, 0)
+        self._ioc.tell(pvs.WRITE_MESSAGE, f"{state.written} frames in {state.path.name}")
 
     def _count_file(self) -> None:
         """Go on to the next FileNumber, where it counts up by itself; it stays at its limit."""

@@ -1,7 +1,7 @@
 """PVs of the simulated or replayed detector: areaDetector's names and types below its plugins' prefixes."""
 
 from pvdb.declare import Area, gather
-from pvdb.model import Kind, Severity
+from pvdb.model import AlarmLimits, Kind, Severity
 
 CAM_PREFIX, FILE_PREFIX, PVA_PREFIX, SOURCE_PREFIX = "Det:cam1:", "Det:HDF1:", "Det:Pva1:", "Det:Sim:"
 LAST_ID = LAST_FILE_NUMBER = 2_147_483_647
@@ -83,7 +83,7 @@ WRITE_STATUS = _file.state(
     "WriteStatus", "Whether the last write went well", {"Write OK": Severity.NO_ALARM, "Write error": Severity.MAJOR}
 )
 WRITE_MESSAGE = _file.text("WriteMessage", "Why the last write failed", kind=Kind.CHARACTERS)
-FILE_DROPPED = _file.integer("DroppedArrays_RBV", "Frames that could not be written")
+FILE_DROPPED = _file.integer("DroppedArrays_RBV", "Frames that could not be written", alarms=AlarmLimits(hihi=1))
 
 _pva = Area(PVA_PREFIX)
 IMAGE = _pva.image("Image", "Every frame as it is taken", unit="counts")

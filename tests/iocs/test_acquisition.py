@@ -15,6 +15,7 @@ import pytest
 from harness import running, write_config
 
 from iocs.acquisition import IdTooLarge, Taken, acquire
+from iocs.alarms import severity
 from iocs.capture import Capture, CaptureProgress
 from iocs.client import Client, ClientError
 from iocs.frames_source import BLOCK_PX, ReplayedSource, Shot, SimulatedSource, Simulation
@@ -25,6 +26,7 @@ from phasing.frames import Frame
 from phasing.geometry import Geometry
 from phasing.scanfile import ScanWriter, read_scan
 from phasing.simulate import SimulatedScan
+from pvdb import Severity
 from pvdb import detector as pvs
 from pvdb.detector import LAST_ID
 
@@ -56,6 +58,7 @@ class Writer:
     def __init__(self, path: Path, *, limit: int = 0, queue_frames: int = 100, gate: threading.Event | None = None):
         self.ended, self.opened = threading.Event(), threading.Event()
         self.numbers: list[int] = []
+        self.lost: list[int] = []
         self.refusals: list[str] = []
         self._gate = gate
         self._told = threading.Condition()
@@ -65,6 +68,7 @@ class Writer:
             queue_frames=queue_frames,
             opened=self._open,
             wrote=self._wrote,
+            lost=self.lost.append,
             waits=self._waits,
             finished=self.ended.set,
         )
@@ -306,6 +310,19 @@ def full_disk(room_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def test_dropped_frames_are_told_as_they_drop(tmp_path: Path) -> None:
+    gate = threading.Event()
+    writer = Writer(tmp_path / "scan.h5", limit=6, queue_frames=3, gate=gate)
+    writer.give(1)
+    assert writer.opened.wait(PATIENCE_S)
+    writer.give(2, 3, 4, 5, 6, 7)  # three wait, two are dropped, and the last is beyond the limit
+    assert writer.lost == [1, 2] and not writer.ended.is_set()
+    gate.set()
+    assert writer.ended.wait(PATIENCE_S)
+    assert writer.capture.state == CaptureProgress(4, 2, tmp_path / "scan.h5", None)
+    assert list(read_scan(tmp_path / "scan.h5").unique_id) == [1, 2, 3, 4]
+
+
 def test_a_capture_waits_for_a_full_disk_and_loses_no_frame(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "scan.h5", queue_frames=2000)
     with full_disk(100_000):  # a chunk has 512 frames, 262 144 bytes
@@ -330,6 +347,47 @@ def test_a_capture_that_is_ended_while_the_disk_is_full_says_what_it_could_not_w
     assert "does not take it" in str(state.error) and "is in scan.h5.part" in str(state.error)
     assert state.written + state.dropped == 1500
     assert not (tmp_path / "scan.h5").exists()
+
+
+@contextmanager
+def ioc_with_a_full_disk(pid: int, room_bytes: int) -> Iterator[None]:
+    """While it lasts, another process can make no file longer than that."""
+    limits = resource.prlimit(pid, resource.RLIMIT_FSIZE, (room_bytes, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_capture_that_loses_frames_keeps_its_file_and_fails(tmp_path: Path) -> None:
+    # A frame is a chunk of the file, so that the disk is full at once.
+    text = "[detector]\nqueue_frames = 3\n[geometry]\ndetector_shape_px = [512, 512]\ncrop_px = 16\n"
+    with running("detector", write_config(tmp_path, f"D{os.getpid()}:", text)) as ioc:
+        client = Client(f"D{os.getpid()}:")
+        client.watch(pvs.CAPTURE, pvs.FILE_DROPPED, pvs.WRITE_MESSAGE)
+        for pv, value in {pvs.NUM_IMAGES: 20, pvs.NUM_CAPTURE: 20, pvs.ACQUIRE_PERIOD: 0.001}.items():
+            client.put(pv, value)
+        capturing = client.put_aside(pvs.CAPTURE, 1)
+        client.wait(lambda: client.value(pvs.CAPTURE) == "Capture", "the capture runs", PATIENCE_S)
+        with ioc_with_a_full_disk(ioc.process.pid, 100_000):
+            client.put(pvs.ACQUIRE, 1)
+            client.wait(lambda: client.value(pvs.FILE_DROPPED) > 0, "lost frames are told", PATIENCE_S)
+            client.wait(lambda: "waits for" in client.value(pvs.WRITE_MESSAGE), "the reason is told", PATIENCE_S)
+            assert not capturing.done
+        with pytest.raises(ClientError, match="frames dropped") as failure:
+            capturing.wait()
+        written, dropped = client.get(pvs.NUM_CAPTURED), client.get(pvs.FILE_DROPPED)
+        scan = read_scan(client.get(pvs.FULL_FILE_NAME))
+        assert written + dropped == 20 and scan.num_frames == written
+        assert f"{dropped} frames dropped" in str(failure.value) and f"{written} are in" in str(failure.value)
+        assert severity(pvs.FILE_DROPPED, dropped) is Severity.MAJOR
+        assert [client.get(pv) for pv in (pvs.WRITE_STATUS, pvs.FILE_NUMBER)] == ["Write error", 2]
+        client.put(pvs.NUM_CAPTURE, 0)
+        capturing = client.put_aside(pvs.CAPTURE, 1)
+        client.wait(lambda: client.value(pvs.FILE_DROPPED) == 0, "the next capture starts afresh", PATIENCE_S)
+        assert [client.get(pv) for pv in (pvs.WRITE_STATUS, pvs.WRITE_MESSAGE)] == ["Write OK", ""]
+        client.put(pvs.CAPTURE, 0)
+        client.close()
 
 
 def test_a_replay_whose_file_is_pulled_away_ends_in_the_error_state(tmp_path: Path) -> None:
