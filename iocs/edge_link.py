@@ -2,6 +2,7 @@
 edge device may have no other protocol for its controls."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ class EdgeLink:
         """`running` gets the version whenever it changes (0: none, or the edge is gone), `refused` every refusal."""
         self._loop = asyncio.get_running_loop()
         self._running, self._refused = running, refused
+        self._lock = threading.Lock()
+        self._closed = False
         self._context = Context()
         names = [full_name(prefix, edge.MODEL), f"{full_name(prefix, edge.REFUSED)}.VAL$"]
         self._pvs = self._context.get_pvs(*names, connection_state_callback=self._connection)
@@ -37,19 +40,31 @@ class EdgeLink:
             subscription.add_callback(callback)
 
     def close(self) -> None:
-        """End the monitors."""
-        self._context.disconnect()
+        """End the monitors; nobody is called back from now on.
+
+        The thread is never joined: caproto's disconnect joins its search thread, which looks only every few seconds
+        whether it should end, and must not keep an IOC that was told to stop.
+        """
+        with self._lock:
+            self._closed = True
+        threading.Thread(target=self._context.disconnect, name="edge-link-close", daemon=True).start()
+
+    def _tell(self, heard: Callable[[Any], None], what: Any) -> None:
+        """Call back in the event loop, from caproto's threads; the loop may be gone once the link is closed."""
+        with self._lock:
+            if not self._closed:
+                self._loop.call_soon_threadsafe(heard, what)
 
     def _connection(self, pv: Any, state: str) -> None:
         if state == "disconnected" and pv is self._pvs[0]:
-            self._loop.call_soon_threadsafe(self._running, 0)
+            self._tell(self._running, 0)
 
     def _got_model(self, subscription: Any, response: Any) -> None:
-        self._loop.call_soon_threadsafe(self._running, int(response.data[0]))
+        self._tell(self._running, int(response.data[0]))
 
     def _got_refusal(self, subscription: Any, response: Any) -> None:
         text = bytes(response.data).split(b"\0", 1)[0].decode("latin-1")
         if not text:
             return
         version, serial, reason = text.split(" ", 2)
-        self._loop.call_soon_threadsafe(self._refused, Refusal(int(version), int(serial), reason))
+        self._tell(self._refused, Refusal(int(version), int(serial), reason))
