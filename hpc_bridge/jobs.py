@@ -101,7 +101,10 @@ def train(
     progress: str | None = None,
     **settings: Any,
 ) -> Json:
-    """Train on the union of pair folders into the folder ``output``; ``settings`` are TrainSettings' fields."""
+    """Train on the union of pair folders into the folder ``output``; ``settings`` are TrainSettings' fields.
+
+    The result's ``skipped`` says which scans were left out, and why.
+    """
     from phasing.pairs import load_pairs
     from phasing.train import TrainSettings
     from phasing.train import train as train_network
@@ -115,7 +118,7 @@ def train(
         writer.write("started", job="train", scans=[found.scan_id for found in sets], num_samples=samples)
         parent = _optional("parent_checkpoint", parent_checkpoint)
         result = train_network(sets, chosen, parent, folder, partial(_report_training, writer))
-        writer.write("ended", job="train")
+        writer.write("ended", job="train", skipped=result.skipped)
     facts = {name: value for name, value in asdict(result).items() if name != "checkpoint_path"}
     return {**facts, "checkpoint": str(result.checkpoint_path)}
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phasing.errors import GeometryError, ModelError
-from phasing.geometry import Geometry
+from phasing.geometry import SIGNIFICANT_DIGITS, Geometry
 
 FloatArray = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -103,21 +103,26 @@ def lineage_key(experiment: str, geometry: Geometry, optics_label: str = "") -> 
     """The name of the family of models that may follow one another: same experiment, optics and detector set-up.
 
     A readable start from the experiment's name, then ten hexadecimal digits over all that must agree: energy,
-    distance, detector, crop, binning, orientation and the optics' label. Floats count to six digits.
+    distance, detector, crop, binning, orientation and the optics' label. Floats count to SIGNIFICANT_DIGITS, so that
+    scans of one lineage always train together.
     """
     center = geometry.crop_center_px or tuple(side // 2 for side in geometry.detector_shape_px)
     facts = {
         "experiment": experiment,
         "optics": optics_label,
-        "energy_ev": f"{geometry.energy_ev:.6g}",
-        "distance_m": f"{geometry.distance_m:.6g}",
-        "detector": [f"{geometry.pixel_size_m:.6g}", *geometry.detector_shape_px],
+        "energy_ev": _digits(geometry.energy_ev),
+        "distance_m": _digits(geometry.distance_m),
+        "detector": [_digits(geometry.pixel_size_m), *geometry.detector_shape_px],
         "crop": [geometry.crop_px, *center, geometry.bin_px],
         "orientation": [geometry.transpose, geometry.flip_rows, geometry.flip_columns],
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^a-z0-9]+", "-", experiment.lower()).strip("-")[:20] or "experiment"
     return f"{name}-{digest[:10]}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.{SIGNIFICANT_DIGITS}g}"
 
 
 def _check(card: ModelCard) -> None:

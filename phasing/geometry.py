@@ -23,7 +23,11 @@ PLANCK_TIMES_LIGHT_EV_M = 1.239841984332e-6
 ELECTRONVOLT_J = 1.602176634e-19
 
 _ARRAY_DTYPES: dict[str, DTypeLike] = {"mask": np.bool_, "dark_counts": np.float32, "flat": np.float32}
-_RELATIVE_TOLERANCE = 1e-6
+
+SIGNIFICANT_DIGITS = 6
+"""How exactly energies, distances and pixel sizes count: readings of one set-up waver beyond."""
+RELATIVE_TOLERANCE = 10.0 ** (1 - SIGNIFICANT_DIGITS)
+"""The same as a share: numbers that agree to so many digits are never farther apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +153,7 @@ class Geometry:
         return cls(**{name: _from_json_value(name, value) for name, value in block.items()})
 
     def differences(self, other: Geometry) -> tuple[str, ...]:
-        """Name the fields in which two blocks differ; empty when they are the same (numbers to 1e-6, relative)."""
+        """Name the fields in which two blocks differ; empty when they are the same (numbers to RELATIVE_TOLERANCE)."""
         names = [field.name for field in fields(self) if field.name != "crop_center_px"]
         different = [name for name in names if not _same(getattr(self, name), getattr(other, name))]
         if self.center_px != other.center_px:
@@ -195,9 +199,9 @@ def _same(one: Any, two: Any) -> bool:
     if one is None or two is None:
         return one is two
     if isinstance(one, np.ndarray):
-        return one.shape == two.shape and bool(np.allclose(one, two, rtol=_RELATIVE_TOLERANCE, atol=0))
+        return one.shape == two.shape and bool(np.allclose(one, two, rtol=RELATIVE_TOLERANCE, atol=0))
     if isinstance(one, float) or isinstance(two, float):
-        return math.isclose(one, two, rel_tol=_RELATIVE_TOLERANCE)
+        return math.isclose(one, two, rel_tol=RELATIVE_TOLERANCE)
     return bool(one == two)
 
 

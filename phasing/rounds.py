@@ -50,7 +50,10 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a round left: the best checkpoint, and how it and its parent do on the same held-out frames (rad)."""
+    """What a round left: the best checkpoint, and how it and its parent do on the same held-out frames (rad).
+
+    skipped: one line for each scan that was left out, with the reason.
+    """
 
     checkpoint_path: Path
     val_loss: float
@@ -64,3 +67,4 @@ class TrainResult:
     counts_scale: float
     pixel_size_m: float
     seconds: float
+    skipped: tuple[str, ...] = ()

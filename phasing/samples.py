@@ -6,32 +6,29 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from phasing.checkpoint import Checkpoint
 from phasing.errors import TrainingError
 from phasing.frames import held_out
-from phasing.geometry import Geometry
+from phasing.geometry import RELATIVE_TOLERANCE
 from phasing.pairs import PairSet
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 
-PIXEL_SIZE_TOLERANCE = 1e-6
+_PIXEL_SIZE_TOLERANCE = 3 * RELATIVE_TOLERANCE
+"""Of the phase, whose pixel follows from energy, distance and detector pixel."""
 _DETECTOR_STATE = {"mask", "dark_counts", "flat", "saturation_counts"}
 """What may change from scan to scan: prepared frames have it behind them."""
 
 
 class Samples:
-    """All samples of several pair sets; `training` and `judging` hold their indices, int64.
+    """All samples of several pair sets that fit one another; `training` and `judging` hold their indices, int64.
 
     A frame that lies in several sets (of a scan that was reconstructed again, or in parts) counts once, with the pairs
-    of the last of them. Raises TrainingError when sets contradict one another, or when there is nothing to train on or
-    to judge by.
+    of the last of them. Raises TrainingError when there is nothing to train on or to judge by.
     """
 
     def __init__(self, pair_sets: Sequence[PairSet]) -> None:
-        if not pair_sets:
-            raise TrainingError("there are no training pairs")
-        for pairs in pair_sets[1:]:
-            _check_agreement(pair_sets[0], pairs)
         self.sets = tuple(pair_sets)
         self._owner = np.concatenate([np.full(len(pairs.unique_id), k) for k, pairs in enumerate(pair_sets)])
         self._row = np.concatenate([np.arange(len(pairs.unique_id)) for pairs in pair_sets])
@@ -74,15 +71,30 @@ class Samples:
         return np.asarray(intensity / intensity.max(), np.float32)
 
 
-def contradictions(one: Geometry, other: Geometry) -> tuple[str, ...]:
-    """Name the fields for which frames of the two geometries cannot train one network; empty when they can."""
-    return tuple(name for name in one.differences(other) if name not in _DETECTOR_STATE)
+def fitting(pair_sets: Sequence[PairSet], parent: Checkpoint | None) -> tuple[list[PairSet], tuple[str, ...]]:
+    """Part the pair sets that can train the parent, or else that go with the first of them, from the others.
+
+    Returns the sets that fit and, for each that does not, one line that names its scan and what differs, so that one
+    odd scan does not keep all others from training. Raises TrainingError when no set fits.
+    """
+    if not pair_sets:
+        raise TrainingError("there are no training pairs")
+    wanted = parent or pair_sets[0]
+    name = "the incumbent" if parent else f"scan {pair_sets[0].scan_id}"
+    differences = [_differences(wanted, pairs) for pairs in pair_sets]
+    skipped = [
+        f"scan {pairs.scan_id} does not fit {name}: {', '.join(names)} differ"
+        for pairs, names in zip(pair_sets, differences, strict=True)
+        if names
+    ]
+    if len(skipped) == len(pair_sets):
+        raise TrainingError("; ".join(skipped))
+    return [pairs for pairs, names in zip(pair_sets, differences, strict=True) if not names], tuple(skipped)
 
 
-def _check_agreement(first: PairSet, other: PairSet) -> None:
-    differences = contradictions(first.geometry, other.geometry)
-    if differences:
-        names = ", ".join(differences)
-        raise TrainingError(f"scans {first.scan_id} and {other.scan_id} do not belong together: {names} differ")
-    if not math.isclose(first.pixel_size_m, other.pixel_size_m, rel_tol=PIXEL_SIZE_TOLERANCE):
-        raise TrainingError(f"scans {first.scan_id} and {other.scan_id} do not belong together: pixel sizes differ")
+def _differences(wanted: PairSet | Checkpoint, pairs: PairSet) -> list[str]:
+    """Name what keeps frames of the two from training one network."""
+    names = [name for name in wanted.geometry.differences(pairs.geometry) if name not in _DETECTOR_STATE]
+    if not math.isclose(wanted.pixel_size_m, pairs.pixel_size_m, rel_tol=_PIXEL_SIZE_TOLERANCE):
+        names.append("pixel sizes")
+    return names

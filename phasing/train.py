@@ -18,7 +18,7 @@ from phasing.compute import device_name, has_bfloat16, torch_set_up
 from phasing.errors import TrainingError
 from phasing.pairs import PairSet
 from phasing.rounds import EpochReport, TrainResult, TrainSettings
-from phasing.samples import PIXEL_SIZE_TOLERANCE, IndexArray, Samples, contradictions
+from phasing.samples import IndexArray, Samples, fitting
 
 if TYPE_CHECKING:
     import torch
@@ -48,17 +48,19 @@ def train(
 ) -> TrainResult:
     """Train on the union of the pair sets, oldest first, starting from the parent's weights where there is one.
 
+    Pair sets that contradict the parent, or else the first set, are left out; the result names them.
     folder: receives `checkpoint.pt`, always complete and always the best so far. report: called after every epoch.
     cancelled: asked before every batch.
-    Raises TrainingError when the pair sets do not fit one another or the parent, when there is nothing to train on
-    or to judge by, and when the loss is no longer finite; TrainingCancelled; ModelError for a corrupted parent.
+    Raises TrainingError when no pair set fits the parent, when there is nothing to train on or to judge by, and when
+    the loss is no longer finite; TrainingCancelled; ModelError for a corrupted parent.
     """
-    samples = Samples(pair_sets)
     parent = load_checkpoint(parent_checkpoint) if parent_checkpoint else None
-    _check_side(samples.sets[0])
-    _check_parent(parent, samples.sets[0])
+    sets, skipped = fitting(pair_sets, parent)
+    _check_side(sets[0])
+    samples = Samples(sets)
     with torch_set_up(settings.seed, settings.threads):
-        return _Round(samples, settings, parent, cancelled or (lambda: False)).run(folder / CHECKPOINT_NAME, report)
+        training = _Round(samples, settings, parent, cancelled or (lambda: False))
+        return replace(training.run(folder / CHECKPOINT_NAME, report), skipped=skipped)
 
 
 class _Round:
@@ -242,13 +244,3 @@ def _check_side(pairs: PairSet) -> None:
         raise TrainingError(
             f"frames of {side_px} px cannot be trained on: the side must be a multiple of {SIDE_STEP_PX}"
         )
-
-
-def _check_parent(parent: Checkpoint | None, pairs: PairSet) -> None:
-    if parent is None:
-        return
-    differences = contradictions(parent.geometry, pairs.geometry)
-    if differences:
-        raise TrainingError(f"scan {pairs.scan_id} does not fit the incumbent: {', '.join(differences)} differ")
-    if not math.isclose(parent.pixel_size_m, pairs.pixel_size_m, rel_tol=PIXEL_SIZE_TOLERANCE):
-        raise TrainingError(f"scan {pairs.scan_id} does not fit the incumbent: pixel sizes differ")

@@ -135,6 +135,7 @@ def check_round(folder, document, round_id):
     assert output["scans"] == ["scan-1"]
     assert math.isfinite(output["val_loss"])
     assert output["incumbent_val_loss"] is None
+    assert output["skipped"] == []
     assert output["val_losses"] == [line["val_loss"] for line in lines[1:3]]
     assert document["Register"]["details"]["output"] == {
         "digest": outputs(document, "Export")["digest"],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from phasing.card import lineage_key
 from phasing.checkpoint import load_checkpoint
 from phasing.errors import ModelError, TrainingError
 from phasing.frames import held_out
@@ -146,18 +147,42 @@ def test_can_be_cancelled_and_leaves_the_best_so_far(tiny_pairs: MakePairs, tmp_
     assert load_checkpoint(tmp_path / "checkpoint.pt").val_loss == reports[-1].best_val_loss
 
 
-def test_refuses_what_does_not_belong_together(tiny_pairs: MakePairs, tiny_geometry: Geometry, tmp_path: Path) -> None:
-    turned = replace(tiny_pairs("two"), geometry=replace(tiny_geometry, flip_rows=True))
-    with pytest.raises(TrainingError, match="flip_rows"):
-        train([tiny_pairs(), turned], SETTINGS, None, tmp_path, silent)
-    coarse = replace(tiny_pairs("two"), pixel_size_m=30e-9)
-    with pytest.raises(TrainingError, match="pixel sizes"):
-        train([tiny_pairs(), coarse], SETTINGS, None, tmp_path, silent)
-    first = train([tiny_pairs()], replace(SETTINGS, num_epochs=1), None, tmp_path, silent)
-    with pytest.raises(TrainingError, match="does not fit the incumbent: flip_rows"):
+def test_leaves_out_what_does_not_belong_together_and_names_it(
+    tiny_pairs: MakePairs, tiny_geometry: Geometry, tmp_path: Path
+) -> None:
+    short = replace(SETTINGS, num_epochs=1)
+    turned = replace(tiny_pairs("turned"), geometry=replace(tiny_geometry, flip_rows=True))
+    coarse = replace(tiny_pairs("coarse"), pixel_size_m=30e-9)
+    first = train([tiny_pairs("one"), turned, coarse, tiny_pairs("two")], short, None, tmp_path, silent)
+    assert first.scans == ("one", "two")
+    assert first.skipped == (
+        "scan turned does not fit scan one: flip_rows differ",
+        "scan coarse does not fit scan one: pixel sizes differ",
+    )
+    result = train([turned, tiny_pairs("one")], short, first.checkpoint_path, tmp_path / "next", silent)
+    assert result.scans == ("one",)
+    assert result.skipped == ("scan turned does not fit the incumbent: flip_rows differ",)
+    with pytest.raises(TrainingError, match="turned does not fit the incumbent: flip_rows"):
         train([turned], SETTINGS, first.checkpoint_path, tmp_path / "next", silent)
     with pytest.raises(TrainingError, match="no training pairs"):
         train([], SETTINGS, None, tmp_path, silent)
+
+
+def test_scans_of_one_lineage_train_together(tiny_pairs: MakePairs, tiny_geometry: Geometry, tmp_path: Path) -> None:
+    # as far apart as numbers that agree to six digits can be, each the way that changes the pixel of the phase most
+    geometries = [
+        replace(tiny_geometry, energy_ev=10_000.9501, distance_m=1.00001499, pixel_size_m=100.000501e-6),
+        replace(tiny_geometry, energy_ev=10_001.0499, distance_m=1.00000501, pixel_size_m=100.001499e-6),
+    ]
+    assert len({lineage_key("test", geometry) for geometry in geometries}) == 1
+    sets = [
+        replace(tiny_pairs(str(index)), geometry=geometry, pixel_size_m=geometry.object_pixel_size_m)
+        for index, geometry in enumerate(geometries)
+    ]
+    first = train(sets, replace(SETTINGS, num_epochs=1), None, tmp_path, silent)
+    assert first.skipped == ()
+    result = train(sets, replace(SETTINGS, num_epochs=1), first.checkpoint_path, tmp_path / "next", silent)
+    assert result.skipped == ()
 
 
 def test_refuses_too_few_and_empty_frames(tiny_pairs: MakePairs, tmp_path: Path) -> None:
