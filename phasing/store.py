@@ -3,8 +3,10 @@
 Several processes may publish and read at once. A model is there only when its files lie complete on disk.
 """
 
+import fcntl
 import hashlib
 import json
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,6 +17,8 @@ from pathlib import Path
 from phasing.card import ModelCard
 from phasing.errors import ModelError
 from phasing.files import replaced_file
+
+logger = logging.getLogger(__name__)
 
 _LOCK_TIMEOUT_S = 30.0
 _SCHEMA = """
@@ -28,6 +32,9 @@ CREATE TABLE IF NOT EXISTS models (
     reason TEXT NOT NULL
 )
 """
+
+
+_Row = tuple[int, str, str, str]
 
 
 class ModelState(StrEnum):
@@ -58,9 +65,9 @@ class Registry:
     def __init__(self, root: Path) -> None:
         self._objects = root / "objects"
         self._database = root / "registry.sqlite"
+        self._unreadable: set[int] = set()
         self._objects.mkdir(parents=True, exist_ok=True)
-        with self._transaction() as connection:
-            connection.execute(_SCHEMA)
+        self._set_up()
 
     def publish(self, onnx_path: Path, checkpoint_path: Path, draft: ModelCard) -> ModelCard:
         """Take a model in as a candidate and return its card with the version that it was given.
@@ -87,22 +94,22 @@ class Registry:
         rows = self._rows("WHERE version = ?", (version,))
         if not rows:
             raise ModelError(f"there is no model version {version}")
-        return rows[0]
+        return _entry(*rows[0])
 
     def card(self, version: int) -> ModelCard:
         """The card of one version."""
         return self.entry(version).card
 
     def versions(self, lineage: str | None = None) -> tuple[Entry, ...]:
-        """All models of a lineage, or of all lineages, oldest first."""
+        """All models of a lineage, or of all lineages, oldest first; corrupted rows are logged and left out."""
         if lineage is None:
-            return self._rows("ORDER BY version", ())
-        return self._rows("WHERE lineage = ? ORDER BY version", (lineage,))
+            return self._readable(self._rows("ORDER BY version", ()))
+        return self._readable(self._rows("WHERE lineage = ? ORDER BY version", (lineage,)))
 
     def active(self, lineage: str) -> ModelCard | None:
-        """The card of the model that serves this lineage, None before the first."""
-        rows = self._rows("WHERE lineage = ? AND state = ?", (lineage, ModelState.ACTIVE))
-        return rows[0].card if rows else None
+        """The card of the model that serves this lineage, None before the first or when its row is corrupted."""
+        entries = self._readable(self._rows("WHERE lineage = ? AND state = ?", (lineage, ModelState.ACTIVE)))
+        return entries[0].card if entries else None
 
     def onnx_bytes(self, version: int) -> bytes:
         """The network as ONNX, verified by its digest at every read."""
@@ -136,25 +143,49 @@ class Registry:
                 raise ModelError(f"model version {version} is active: activate another one first")
             _set_state(connection, version, ModelState.REFUSED, reason)
 
+    def _set_up(self) -> None:
+        """Make the database, one process at a time, for SQLite lets nobody wait while the journal mode is changed."""
+        with self._database.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with self._connection() as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+            with self._transaction() as connection:
+                connection.execute(_SCHEMA)
+
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Iterator[sqlite3.Connection]:
         try:
             with closing(sqlite3.connect(self._database, timeout=_LOCK_TIMEOUT_S, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                except BaseException:
-                    connection.execute("ROLLBACK")
-                    raise
-                connection.execute("COMMIT")
+                yield connection
         except sqlite3.Error as error:
             raise ModelError(f"model registry {self._database}: {error}") from error
 
-    def _rows(self, clause: str, arguments: tuple[object, ...]) -> tuple[Entry, ...]:
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def _rows(self, clause: str, arguments: tuple[object, ...]) -> list[_Row]:
         with self._transaction() as connection:
-            rows = connection.execute(f"SELECT version, card, state, reason FROM models {clause}", arguments).fetchall()
-        return tuple(_entry(*row) for row in rows)
+            return connection.execute(f"SELECT version, card, state, reason FROM models {clause}", arguments).fetchall()
+
+    def _readable(self, rows: list[_Row]) -> tuple[Entry, ...]:
+        """The entries of all rows but the corrupted ones, so that one bad row hides no other model."""
+        entries = []
+        for row in rows:
+            try:
+                entries.append(_entry(*row))
+            except ModelError as error:
+                if row[0] not in self._unreadable:
+                    self._unreadable.add(row[0])
+                    logger.error("%s; it is left out", error)
+        return tuple(entries)
 
     def _keep(self, source: Path) -> str:
         """Copy a file to its place under its digest: write, fsync, rename."""
@@ -188,7 +219,7 @@ class Registry:
 def _entry(version: int, card: str, state: str, reason: str) -> Entry:
     try:
         return Entry(ModelCard.from_json(json.loads(card)), ModelState(state), reason)
-    except ValueError as error:
+    except (TypeError, ValueError, ModelError) as error:
         raise ModelError(f"model version {version}: its row in the registry is corrupted: {error}") from error
 
 

@@ -1,5 +1,6 @@
 import sqlite3
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from phasing.card import ModelCard
 from phasing.errors import ModelError
 from phasing.store import ModelState, Registry
+
+DEADLINE_S = 60.0
 
 
 @pytest.fixture
@@ -132,6 +135,59 @@ def test_a_broken_database_and_a_broken_row_are_named(registry: Registry, export
     (tmp_path / "other" / "registry.sqlite").write_bytes(b"no database, but long enough to be looked at" * 100)
     with pytest.raises(ModelError, match=r"registry\.sqlite"):
         Registry(tmp_path / "other")
+
+
+@pytest.mark.parametrize("damage", ["card = '{'", "card = '{}'", "card = '3'", "state = 'lost'"])
+def test_a_broken_row_hides_no_other_model(
+    registry: Registry, exported: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    for _ in range(3):
+        publish(registry, exported)
+    registry.set_active(3)
+    database = sqlite3.connect(tmp_path / "models" / "registry.sqlite", isolation_level=None)
+    with closing(database):
+        database.execute(f"UPDATE models SET {damage} WHERE version = 2")
+    for _ in range(2):
+        assert [entry.card.version for entry in registry.versions("one")] == [1, 3]
+    assert [record.getMessage()[:15] for record in caplog.records] == ["model version 2"]
+    active = registry.active("one")
+    assert active is not None
+    assert active.version == 3
+    with pytest.raises(ModelError, match="version 2: its row"):
+        registry.entry(2)
+
+
+def test_a_lineage_whose_active_row_is_broken_has_no_active_model(
+    registry: Registry, exported: Any, tmp_path: Path
+) -> None:
+    publish(registry, exported)
+    registry.set_active(1)
+    database = sqlite3.connect(tmp_path / "models" / "registry.sqlite", isolation_level=None)
+    with closing(database):
+        database.execute("UPDATE models SET card = '{'")
+    assert registry.active("one") is None
+    again = publish(registry, exported)
+    registry.set_active(again.version)
+    active = registry.active("one")
+    assert active is not None
+    assert active.version == again.version
+
+
+def open_all(roots: list[Path], turn: Any) -> None:
+    for root in roots:
+        turn.wait(DEADLINE_S)
+        Registry(root)
+
+
+def test_several_processes_open_a_new_registry_at_once(tmp_path: Path) -> None:
+    context = get_context("spawn")
+    roots, turn = [tmp_path / str(number) for number in range(100)], context.Barrier(3)
+    processes = [context.Process(target=open_all, args=(roots, turn)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(DEADLINE_S)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
 def publish_some(root: Path, onnx_path: Path, checkpoint_path: Path, draft: dict[str, Any]) -> list[int]:
