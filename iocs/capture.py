@@ -1,6 +1,7 @@
 """The detector's file writer: frames from the acquisition's thread into a scan file, in a thread of its own."""
 
 import functools
+import logging
 import queue
 import threading
 import time
@@ -15,6 +16,7 @@ from phasing.frames import Frame
 from phasing.scanfile import ScanWriter
 from phasing.scanwriter import part_path
 
+log = logging.getLogger("phaseline.capture")
 FINISH_POLL_S = 0.05
 TELL_PERIOD_S = 0.1
 FLUSH_PERIOD_S = 1.0
@@ -100,20 +102,28 @@ class Capture:
 
     def _write(self) -> None:
         try:
-            while not self._limit or self._written + self._dropped < self._limit:
-                item = self._queue.get()
-                if item is None:
-                    break
-                self._append(*item)
-        except (PhaselineError, OSError) as error:
-            self._error = str(error)
-        try:
+            self._error = _failure(self._write_frames)
             if self._writer is not None:
-                self._patiently(self._writer.close)
-        except (PhaselineError, OSError) as error:
-            self._error = f"{self._error or error}; what was written before is in {part_path(self.path).name}"
-        self.done.set()
-        self._finished()
+                not_closed = _failure(functools.partial(self._patiently, self._writer.close))
+                if not_closed is not None:
+                    self._error = self._give_up(self._writer, self._error or not_closed)
+        finally:
+            with self._offering:
+                self.done.set()
+            self._finished()
+
+    def _write_frames(self) -> None:
+        while not self._limit or self._written + self._dropped < self._limit:
+            item = self._queue.get()
+            if item is None:
+                break
+            self._append(*item)
+
+    def _give_up(self, writer: ScanWriter, error: str) -> str:
+        """Count as written only what NAME.part holds for certain; returns the error, and where that is."""
+        part = part_path(self.path)
+        self._written = writer.num_flushed if part.exists() else 0
+        return f"{error}; {self._written} frames are in {part.name}" if self._written else error
 
     def _append(self, source: FrameSource, frame: Frame) -> None:
         if self._writer is None:
@@ -150,3 +160,18 @@ class Capture:
         if self._queue.empty() or now_s - self._told_s > TELL_PERIOD_S:
             self._told_s = now_s
             self._wrote(self._written)
+
+
+def _failure(work: Callable[[], object]) -> str | None:
+    """What kept some work from its end, None if nothing did; an error that is not the file's or disk's is logged whole.
+
+    Any error is caught, for the thread must live to close the file and to say how it went.
+    """
+    try:
+        work()
+    except (PhaselineError, OSError) as error:
+        return str(error)
+    except Exception as error:
+        log.error("a capture failed", exc_info=error)
+        return f"internal error, {type(error).__name__}: {error}"
+    return None

@@ -299,15 +299,27 @@ def test_a_writer_that_failed_with_a_full_queue_can_be_ended(tmp_path: Path, fra
     assert writer.ended.is_set()
 
 
+def test_a_capture_that_breaks_down_says_so_and_saves_what_it_has(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "scan.h5")
+    writer.give(1, 2)
+    writer.wait_written(2)
+    no_counts: Any = None
+    writer.capture.offer(Source(), Frame(3, 1.0, "a", no_counts, (0.0, 0.0)))
+    assert writer.ended.wait(PATIENCE_S)
+    assert "internal error, AttributeError" in str(writer.capture.state.error)
+    assert (writer.capture.state.written, writer.capture.state.dropped) == (2, 1)
+    assert read_scan(tmp_path / "scan.h5").num_frames == 2
+
+
 @contextmanager
-def full_disk(room_bytes: int) -> Iterator[None]:
-    """While it lasts, the operating system refuses to make any file longer than that."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, limits[1]))
+def full_disk(room_bytes: int, *, pid: int = 0) -> Iterator[None]:
+    """While it lasts, a process, by default this one, can make no file longer than that; so keep it short here."""
+    limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (room_bytes, limits[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
 
 
 def test_dropped_frames_are_told_as_they_drop(tmp_path: Path) -> None:
@@ -336,7 +348,9 @@ def test_a_capture_waits_for_a_full_disk_and_loses_no_frame(tmp_path: Path) -> N
     assert list(read_scan(tmp_path / "scan.h5").unique_id) == list(range(1, 1001))
 
 
-def test_a_capture_that_is_ended_while_the_disk_is_full_says_what_it_could_not_write(tmp_path: Path) -> None:
+def test_a_capture_that_is_ended_while_the_disk_is_full_has_written_nothing_if_nothing_was_flushed(
+    tmp_path: Path,
+) -> None:
     writer = Writer(tmp_path / "scan.h5", queue_frames=1200)
     with full_disk(100_000):
         writer.give(*range(1, 1001))
@@ -344,19 +358,23 @@ def test_a_capture_that_is_ended_while_the_disk_is_full_says_what_it_could_not_w
         writer.give(*range(1001, 1501))
         writer.capture.finish()
     state = writer.capture.state
-    assert "does not take it" in str(state.error) and "is in scan.h5.part" in str(state.error)
-    assert state.written + state.dropped == 1500
+    assert str(state.error).endswith("does not take it: [Errno 27] File too large")
+    assert (state.written, state.dropped) == (0, 1500)
     assert not (tmp_path / "scan.h5").exists()
 
 
-@contextmanager
-def ioc_with_a_full_disk(pid: int, room_bytes: int) -> Iterator[None]:
-    """While it lasts, another process can make no file longer than that."""
-    limits = resource.prlimit(pid, resource.RLIMIT_FSIZE, (room_bytes, resource.RLIM_INFINITY))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+def test_a_capture_that_is_ended_while_the_disk_is_full_has_written_what_was_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iocs.capture.FLUSH_PERIOD_S", 0.0)
+    writer = Writer(tmp_path / "scan.h5", queue_frames=1200)
+    with full_disk(400_000):  # the first chunk and not the second
+        writer.give(*range(1, 1001))
+        writer.wait_refused(1)
+        writer.capture.finish()
+    state = writer.capture.state
+    assert f"{state.written} frames are in scan.h5.part" in str(state.error)
+    assert 0 < state.written == 1000 - state.dropped == read_scan(tmp_path / "scan.h5.part").num_frames
 
 
 def test_a_capture_that_loses_frames_keeps_its_file_and_fails(tmp_path: Path) -> None:
@@ -369,7 +387,7 @@ def test_a_capture_that_loses_frames_keeps_its_file_and_fails(tmp_path: Path) ->
             client.put(pv, value)
         capturing = client.put_aside(pvs.CAPTURE, 1)
         client.wait(lambda: client.value(pvs.CAPTURE) == "Capture", "the capture runs", PATIENCE_S)
-        with ioc_with_a_full_disk(ioc.process.pid, 100_000):
+        with full_disk(100_000, pid=ioc.process.pid):
             client.put(pvs.ACQUIRE, 1)
             client.wait(lambda: client.value(pvs.FILE_DROPPED) > 0, "lost frames are told", PATIENCE_S)
             client.wait(lambda: "waits for" in client.value(pvs.WRITE_MESSAGE), "the reason is told", PATIENCE_S)
