@@ -17,7 +17,7 @@ class Database:
     """A WAL database with one owner: a second process that opens it is refused while the first lives."""
 
     def __init__(self, path: Path, schema: str) -> None:
-        """Open or make the database. Raises BackendUnavailable when another process holds it."""
+        """Open or make the database. Raises BackendUnavailable when another process holds it or it cannot be read."""
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._owner = path.with_name(path.name + ".lock").open("w")
@@ -27,13 +27,15 @@ class Database:
             self._owner.close()
             raise BackendUnavailable(f"{path} is in use by another process") from error
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-        self._connection.row_factory = sqlite3.Row
-        # FULL: what was journalled before an action begins is on the disk even when the power fails
-        self._connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {schema}")
+        try:
+            with self._named_errors():
+                self._connection = _connected(path, schema)
+        except BackendUnavailable:
+            self._owner.close()
+            raise
 
     def query(self, statement: str, *values: Any) -> list[sqlite3.Row]:
-        """Return every row of a SELECT."""
+        """Return every row of a SELECT. Raises BackendUnavailable when the file cannot be read."""
         with self._lock, self._named_errors():
             return self._connection.execute(statement, values).fetchall()
 
@@ -64,5 +66,19 @@ class Database:
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:  # a full disk, for one
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):  # no fault of the disk but a mistake of the caller
+            raise
+        except sqlite3.DatabaseError as error:  # a full disk or a malformed file, for two
             raise BackendUnavailable(f"{self._path}: {error}") from error
+
+
+def _connected(path: Path, schema: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    try:
+        # FULL: what was journalled before an action begins is on the disk even when the power fails
+        connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {schema}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
