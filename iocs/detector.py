@@ -8,6 +8,7 @@ from pathlib import Path
 
 from iocs.acquisition import Taken, acquire
 from iocs.capture import Capture
+from iocs.coerce import max_bytes
 from iocs.config import Config
 from iocs.frames_source import FrameSource, ReplayedSource, SimulatedSource, Simulation
 from iocs.record import ActionFailed, Refused
@@ -52,7 +53,7 @@ class Detector:
     def _show_geometry(self) -> None:
         folder = self._config.scans
         folder.mkdir(parents=True, exist_ok=True)
-        self._ioc.post(pvs.FILE_PATH, f"{folder}/")
+        self._ioc.post(pvs.FILE_PATH, _folder_text(folder))
         self._ioc.post(pvs.FILE_PATH_EXISTS, 1)
         self._ioc.post(pvs.PV_NAME, self._image)
         self._ioc.post(pvs.MODEL, "simulated or replayed")
@@ -71,8 +72,9 @@ class Detector:
         path = Path(value)
         if not path.is_absolute():
             raise Refused(f"{value!r} is not an absolute folder")
+        text = _folder_text(path)
         self._ioc.post(pvs.FILE_PATH_EXISTS, int(path.is_dir()))
-        return f"{path}/"
+        return text
 
     async def _accept_template(self, value: str) -> None:
         try:
@@ -176,18 +178,15 @@ class Detector:
 
     async def _run_capture(self) -> None:
         """Write frames until NumCapture of them are written, or 0 is put; the file is then closed."""
-        value = self._ioc.value
-        path = Path(value(pvs.FILE_TEMPLATE) % (value(pvs.FILE_PATH), value(pvs.FILE_NAME), value(pvs.FILE_NUMBER)))
-        if not path.parent.is_dir():
-            raise self._write_failed(f"{path.parent} is not a folder")
-        for taken in (path, part_path(path)):
-            if taken.exists():
-                raise self._write_failed(f"{taken} exists; choose another FileName or FileNumber")
+        try:
+            path = self._new_file()
+        except (OSError, ValueError, OverflowError) as error:  # what paths and the % of templates raise
+            raise self._write_failed(f"that cannot be a file: {error}") from error
         self._show_beginning()
         done = asyncio.Event()
         self._capture = Capture(
             path,
-            limit=value(pvs.NUM_CAPTURE),
+            limit=self._ioc.value(pvs.NUM_CAPTURE),
             queue_frames=self._config.detector.queue_frames,
             opened=lambda: self._show_opened(path),
             wrote=lambda number: self._ioc.post(pvs.NUM_CAPTURED, number),
@@ -199,6 +198,19 @@ class Detector:
             await done.wait()
         finally:
             await self._ioc.loop.run_in_executor(None, self._finish_capture)
+
+    def _new_file(self) -> Path:
+        """The path that the PVs make; ActionFailed when no file can be made there."""
+        value = self._ioc.value
+        path = Path(value(pvs.FILE_TEMPLATE) % (value(pvs.FILE_PATH), value(pvs.FILE_NAME), value(pvs.FILE_NUMBER)))
+        if not path.is_absolute():
+            raise self._write_failed(f"{path} is not absolute: FileTemplate leaves out FilePath")
+        if not path.parent.is_dir():
+            raise self._write_failed(f"{path.parent} is not a folder")
+        for taken in (path, part_path(path)):
+            if taken.exists():
+                raise self._write_failed(f"{taken} exists; choose another FileName or FileNumber")
+        return path
 
     def _show_beginning(self) -> None:
         """Show nothing of the capture before."""
@@ -230,10 +242,10 @@ class Detector:
         self._ioc.post(pvs.NUM_CAPTURED, state.written)
         self._ioc.post(pvs.FILE_DROPPED, state.dropped)
         self._ioc.post(pvs.WRITE_FILE, 0)
+        if state.path.exists() or part_path(state.path).exists():
+            self._count_file()
         if state.error:
             raise self._write_failed(state.error)
-        if state.written:
-            self._count_file()
         if state.dropped:
             raise self._write_failed(
                 f"{state.dropped} frames dropped, the disk was full or slow; {state.written} are in {state.path.name}"
@@ -251,6 +263,14 @@ class Detector:
         self._ioc.post(pvs.WRITE_STATUS, 1)
         self._ioc.tell(pvs.WRITE_MESSAGE, reason, Severity.MAJOR)
         return ActionFailed(reason)
+
+
+def _folder_text(folder: Path) -> str:
+    """How FilePath shows a folder, with a slash at its end; Refused when that does not fit."""
+    text, limit = f"{folder}/", max_bytes(pvs.FILE_PATH)
+    if len(text.encode()) > limit:
+        raise Refused(f"over {limit} characters with the slash at its end: {text}")
+    return text
 
 
 async def serve(config: Config, ready: Callable[[], None] | None = None) -> None:

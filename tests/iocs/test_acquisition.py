@@ -403,7 +403,9 @@ def test_a_capture_that_loses_frames_keeps_its_file_and_fails(tmp_path: Path) ->
         client.put(pvs.NUM_CAPTURE, 0)
         capturing = client.put_aside(pvs.CAPTURE, 1)
         client.wait(lambda: client.value(pvs.FILE_DROPPED) == 0, "the next capture starts afresh", PATIENCE_S)
-        assert [client.get(pv) for pv in (pvs.WRITE_STATUS, pvs.WRITE_MESSAGE)] == ["Write OK", ""]
+        client.wait(lambda: client.value(pvs.WRITE_MESSAGE) == "", "its message is taken away", PATIENCE_S)
+        shown = [client.get(pv) for pv in (pvs.WRITE_STATUS, pvs.NUM_CAPTURED, pvs.FULL_FILE_NAME)]
+        assert shown == ["Write OK", 0, ""]
         client.put(pvs.CAPTURE, 0)
         client.close()
 
