@@ -1,4 +1,4 @@
-"""Telling subscribers which runs changed, in order, and outside the lock under which they changed."""
+"""Telling others what changed about the runs: in order, outside the lock under which it changed, once each."""
 
 import logging
 from collections import deque
@@ -33,3 +33,22 @@ class Changes:
                     callback(row)
                 except Exception:  # a subscriber's mistake must not stop the runs
                     logger.exception("a subscriber failed on run %s", row.run_id)
+
+
+class Trouble:
+    """What keeps all runs from going on; empty while nothing does."""
+
+    def __init__(self, callback: Callable[[str], None]) -> None:
+        self._callback = callback
+        self._text = ""
+
+    def set(self, text: str) -> None:
+        """Tell a text that is another than before."""
+        if text == self._text:
+            return
+        self._text = text
+        logger.warning("%s", text or "the runs go on")
+        try:
+            self._callback(text)
+        except Exception:  # a listener's mistake must not stop the runs
+            logger.exception("nobody could be told: %s", text)

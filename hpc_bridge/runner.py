@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from hpc_bridge import steps
-from hpc_bridge.changes import Changes
+from hpc_bridge.changes import Changes, Trouble
 from hpc_bridge.definition import FlowDefinition
 from hpc_bridge.dispatch import Begun, Dispatcher
 from hpc_bridge.errors import BackendUnavailable, BridgeError, DefinitionError
@@ -36,12 +36,20 @@ class FlowRunner(RunReader):
     """
 
     def __init__(
-        self, path: Path, providers: Mapping[str, ActionProvider], *, max_active: int = 8, poll_s: float = POLL_S
+        self,
+        path: Path,
+        providers: Mapping[str, ActionProvider],
+        *,
+        max_active: int = 8,
+        poll_s: float = POLL_S,
+        trouble: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Open the journal at ``path``; nothing moves before start().
 
         ``providers`` are found by their action URL, ``max_active`` runs go on at once, and providers that do not
-        notify are asked every ``poll_s``. Raises BackendUnavailable when another process holds the journal.
+        notify are asked every ``poll_s``. ``trouble`` is called from the runner's thread, once per change, with a text
+        when the journal cannot be written and with "" when it can again.
+        Raises BackendUnavailable when another process holds the journal.
         """
         super().__init__(Journal(path))
         self._dispatcher = Dispatcher(self._journal, providers)
@@ -54,6 +62,7 @@ class FlowRunner(RunReader):
         self._runs = {run.run_id: run for run in self._journal.open_runs()}
         self._actions: dict[str, Begun] = {}
         self._changes = Changes()
+        self._trouble = Trouble(trouble)
         self._thread = threading.Thread(target=self._loop, name="flow-runner", daemon=True)
 
     def start(self) -> None:
@@ -187,10 +196,11 @@ class FlowRunner(RunReader):
             self._wake.clear()
             try:
                 moved = self._admit() | self._pass()
-            except BackendUnavailable:
-                logger.exception("the journal of runs cannot be written; nothing is begun until it can")
+            except BackendUnavailable as error:
+                self._trouble.set(f"nothing is begun until the journal of runs can be written: {error}")
                 self._wake.wait(TROUBLE_S)
                 continue
+            self._trouble.set("")
             self._changes.publish()
             if not moved and not self._stopping:  # what stop() set may have been cleared above
                 self._wake.wait(self._poll_s if self._runs else None)

@@ -4,6 +4,7 @@ import threading
 import pytest
 from scripted import DEADLINE_S, Scripted, action
 
+import hpc_bridge.runner as runner_module
 from hpc_bridge.errors import BackendUnavailable, BridgeError, DefinitionError, TaskFailed
 from hpc_bridge.journal import RunStatus
 from hpc_bridge.ports import ActionState
@@ -272,6 +273,47 @@ def test_a_run_cancelled_before_its_action_is_taken_up_leaves_none_running(tmp_p
     runner.cancel(run)
     runner.stop()
     assert provider.cancelled.get_nowait() == request
+
+
+def test_a_journal_that_cannot_be_written_is_told_once_and_so_is_its_return(tmp_path, provider, monkeypatch):
+    monkeypatch.setattr(runner_module, "TROUBLE_S", 0.01)
+    told, tried = queue.Queue(), queue.Queue()
+    with make(tmp_path, provider, trouble=told.put) as runner:
+        run = submit(runner)
+        request = provider.next_started()
+        connection = runner._journal._database._connection
+        admitting = runner._admit
+        monkeypatch.setattr(runner, "_admit", lambda: tried.put(None) or admitting())
+        connection.execute("PRAGMA query_only=ON")
+        provider.succeed(request)
+        assert "journal of runs can be written: " in (text := told.get(timeout=DEADLINE_S))
+        assert "readonly database" in text
+        for _ in range(3):
+            tried.get(timeout=DEADLINE_S)
+        assert told.empty()
+        connection.execute("PRAGMA query_only=OFF")
+        assert runner.wait(run, DEADLINE_S).status is RunStatus.SUCCEEDED
+        assert told.get(timeout=DEADLINE_S) == ""
+    assert told.empty()
+
+
+def test_a_listener_that_fails_on_trouble_stops_no_run(tmp_path, provider, monkeypatch):
+    monkeypatch.setattr(runner_module, "TROUBLE_S", 0.01)
+    called = threading.Event()
+
+    def fail(text):
+        called.set()
+        raise ZeroDivisionError
+
+    with make(tmp_path, provider, trouble=fail) as runner:
+        run = submit(runner)
+        request = provider.next_started()
+        connection = runner._journal._database._connection
+        connection.execute("PRAGMA query_only=ON")
+        provider.succeed(request)
+        assert called.wait(DEADLINE_S)
+        connection.execute("PRAGMA query_only=OFF")
+        assert runner.wait(run, DEADLINE_S).status is RunStatus.SUCCEEDED
 
 
 class _LateClear(threading.Event):
