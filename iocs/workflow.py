@@ -73,7 +73,10 @@ class Workflow:
         self._flow = definition.shipped("run")
         self._providers = self._make_providers()
         self._runner = FlowRunner(
-            self._layout.journal / "flows.sqlite", self._providers, max_active=config.workflow.runs_at_once + 1
+            self._layout.journal / "flows.sqlite",
+            self._providers,
+            max_active=config.workflow.runs_at_once + 1,
+            trouble=self._troubled,
         )
         self._runner.subscribe(self._heard)
         self._runs = Runs(self._runner, ioc.stopping)
@@ -211,6 +214,11 @@ class Workflow:
     def _heard(self, row: RunRow) -> None:
         """Carry a change from the runner's thread into the event loop."""
         self._ioc.loop.call_soon_threadsafe(self._moved, row)
+
+    def _troubled(self, text: str) -> None:
+        """Show what keeps all runs from going on, or that nothing does any more; called in the runner's thread."""
+        severity = Severity.MAJOR if text else Severity.NO_ALARM
+        self._ioc.tell(pvs.FLOW_MESSAGE, text or "the journal of runs can be written again", severity)
 
     def _moved(self, row: RunRow) -> None:
         """A run changed: show it, wake who waits for it, train when there is something new."""

@@ -4,13 +4,16 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from harness import Process, descendants, start_ioc, start_script, wait_gone, write_config
+from p4p.client.thread import Context
 
 from iocs.client import Client, ClientError
 from iocs.edge_models import Announcement
@@ -18,6 +21,7 @@ from phasing.frames import Frame
 from phasing.geometry import Geometry
 from phasing.scanfile import ScanWriter, read_scan
 from phasing.simulate import SimulatedScan, spiral
+from pvdb import Pv, Severity
 from pvdb import workflow as pvs
 
 HERE = Path(__file__).parent
@@ -83,6 +87,11 @@ class Workplace:
 
     def value(self, pv: object) -> object:
         return self.client.value(pv)  # type: ignore[arg-type]
+
+    def severity(self, pv: Pv) -> Severity:
+        """The alarm that a PV has now."""
+        with Context("pva", conf=dict(os.environ), useenv=False, nt=False) as context:
+            return Severity(context.get(self.client.name(pv), timeout=PATIENCE_S).alarm.severity)
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +241,24 @@ def test_hold_keeps_new_work_back_and_standby_keeps_training_back(workplace: Wor
     workplace.client.put(pvs.ABORT, 1)
     workplace.until(lambda: workplace.value(pvs.TRAIN_STATE) == "Idle", "the round is aborted")
     workplace.client.put(pvs.EPOCHS, 2)
+
+
+def test_a_journal_that_cannot_be_written_is_an_alarm_until_it_can(workplace: Workplace) -> None:
+    """A table is taken out of it where at a beamline a disk is full; what waited goes on when it is back."""
+    workplace.client.put(pvs.STANDBY, "On")
+    done = int(workplace.client.get(pvs.SUCCEEDED_RUNS))
+    workplace.client.put(pvs.HOLD, "On")
+    workplace.submit(workplace.write_scan("stuck.h5", seed=7))
+    workplace.until(lambda: workplace.value(pvs.QUEUED_RUNS) == 1, "one run waits")
+    with closing(sqlite3.connect(workplace.folder / "data" / "journal" / "flows.sqlite")) as journal:
+        journal.execute("ALTER TABLE run RENAME TO away")
+        workplace.client.put(pvs.HOLD, "Off")
+        workplace.until(lambda: "until the journal" in str(workplace.value(pvs.FLOW_MESSAGE)), "it is told")
+        assert workplace.severity(pvs.FLOW_MESSAGE) == Severity.MAJOR
+        journal.execute("ALTER TABLE away RENAME TO run")
+    workplace.until(lambda: "written again" in str(workplace.value(pvs.FLOW_MESSAGE)), "it is well again")
+    assert workplace.severity(pvs.FLOW_MESSAGE) == Severity.NO_ALARM
+    workplace.until(lambda: workplace.value(pvs.SUCCEEDED_RUNS) == done + 1, "the run is done")
 
 
 def test_gate_and_standby_are_as_an_operator_left_them_when_the_ioc_starts_again(workplace: Workplace) -> None:
