@@ -76,7 +76,7 @@ class Capture:
 
     @property
     def state(self) -> CaptureProgress:
-        """What has been done so far; in the end every frame that was taken is written or dropped."""
+        """What has been done so far; in the end every frame that was offered is written or dropped."""
         dropped = self._taken - self._written if self.done.is_set() else self._dropped
         return CaptureProgress(self._written, dropped, self.path, self._error)
 
@@ -106,7 +106,8 @@ class Capture:
             if self._writer is not None:
                 not_closed = _failure(functools.partial(self._patiently, self._writer.close))
                 if not_closed is not None:
-                    self._error = self._give_up(self._writer, self._error or not_closed)
+                    self._error = self._error or not_closed
+                    self._give_up(self._writer)
         finally:
             with self._offering:
                 self.done.set()
@@ -119,11 +120,12 @@ class Capture:
                 break
             self._append(*item)
 
-    def _give_up(self, writer: ScanWriter, error: str) -> str:
-        """Count as written only what NAME.part holds for certain; returns the error, and where that is."""
+    def _give_up(self, writer: ScanWriter) -> None:
+        """Count as written only what NAME.part holds for certain, and add to the error where that is."""
         part = part_path(self.path)
         self._written = writer.num_flushed if part.exists() else 0
-        return f"{error}; {self._written} frames are in {part.name}" if self._written else error
+        if self._written:
+            self._error = f"{self._error}; {self._written} frames are in {part.name}"
 
     def _append(self, source: FrameSource, frame: Frame) -> None:
         if self._writer is None:
