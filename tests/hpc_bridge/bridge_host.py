@@ -1,12 +1,14 @@
 """A process that runs flows until all have ended; the tests kill it and start it again on the same folder.
 
-Arguments: the folder, the number of runs, and where to kill itself once (``run`` or ``begun`` of a provider's
-action, counted: ``begun:3``), or ``-``. It prints one line for every change of a run, and ``done``.
+Arguments: the folder, the number of runs, and where to kill itself, or ``-``: just before a provider's action is begun
+(``run``), just after (``begun``), when its end is seen (``ended``) and when it is forgotten (``release``), each counted
+for each provider: ``begun:3``. It prints ``done`` at the end.
 """
 
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 from hpc_bridge.function_provider import FunctionProvider
@@ -47,23 +49,32 @@ def _action(url: str, parameters: Json, name: str, **more: object) -> Json:
 
 
 class Killed:
-    """A provider that kills its process just before or just after it has begun its n-th action, once per folder."""
+    """A provider that kills its process at one moment of its n-th action."""
 
-    def __init__(self, inner, moment, number, marker):
-        self.inner, self.moment, self.number, self.marker = inner, moment, number, marker
-        self.status, self.cancel, self.release = inner.status, inner.cancel, inner.release
-        self.notify, self.calls = inner.notify, 0
+    def __init__(self, inner, moment, number):
+        self.inner, self.moment, self.number = inner, moment, number
+        self.cancel, self.notify = inner.cancel, inner.notify
+        self.passed = Counter()
 
     def run(self, request_id, body):
-        self.calls += 1
         self.maybe_die("run")
         action_id = self.inner.run(request_id, body)
         self.maybe_die("begun")
         return action_id
 
+    def status(self, action_id):
+        status = self.inner.status(action_id)
+        if status.status.ended:
+            self.maybe_die("ended")
+        return status
+
+    def release(self, action_id):
+        self.maybe_die("release")
+        self.inner.release(action_id)
+
     def maybe_die(self, moment):
-        if moment == self.moment and self.calls == self.number and not self.marker.exists():
-            self.marker.touch()
+        self.passed[moment] += 1
+        if moment == self.moment and self.passed[moment] == self.number:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -82,11 +93,10 @@ def main(folder: Path, runs: int, kill: str) -> None:
     function = FunctionProvider(register, folder / "function.sqlite")
     moment, _, number = kill.partition(":")
     providers = {
-        url: Killed(provider, moment, int(number or 0), folder / "killed")
+        url: Killed(provider, moment, int(number or 0))
         for url, provider in {TRANSFER_URL: transfer, COMPUTE_URL: compute, "test:register": function}.items()
     }
     runner = FlowRunner(folder / "runs.sqlite", providers, max_active=3)
-    runner.subscribe(lambda row: print(row.run_id, row.state, row.status, flush=True))
     with runner:
         names = [f"run{number}" for number in range(runs)]
         for name in names:

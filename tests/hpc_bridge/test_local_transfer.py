@@ -22,21 +22,26 @@ class Place:
         self.source.mkdir()
         self.target.mkdir()
         self.path = folder / "transfer.sqlite"
-        self.ended = threading.Event()
+        self.changed = threading.Condition()
         self.provider = None
 
     def open(self):
         roots = {"beamline": self.source, "compute": self.target}
         self.provider = LocalTransfer(roots, self.path)
-        self.provider.notify(self.ended.set)
+        self.provider.notify(self.note)
         return self.provider
+
+    def note(self):
+        with self.changed:
+            self.changed.notify_all()
 
     def body(self, *names, destination="scans/{}"):
         data = [{"source_path": f"/{name}", "destination_path": destination.format(name)} for name in names]
         return {"source_endpoint": "beamline", "destination_endpoint": "compute", "DATA": data}
 
     def end(self, action_id):
-        assert self.ended.wait(DEADLINE_S)
+        with self.changed:  # it may have ended before the provider knew whom to tell
+            assert self.changed.wait_for(lambda: self.provider.status(action_id).status.ended, DEADLINE_S)
         return self.provider.status(action_id)
 
 
