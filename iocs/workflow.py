@@ -31,6 +31,7 @@ from iocs.workflow_documents import (
 )
 from iocs.workflow_kept import KeptSwitches
 from iocs.workflow_models import Models
+from iocs.workflow_pictures import Pictures
 from iocs.workflow_progress import Progress
 from iocs.workflow_rounds import Rounds
 from iocs.workflow_runs import Runs
@@ -69,7 +70,8 @@ class Workflow:
             margin=config.train.gate_margin,
             edge_timeout_s=config.workflow.edge_timeout_s,
         )
-        self._progress = Progress(ioc, self._streams, image)
+        self._pictures = Pictures(ioc, self._streams, image)
+        self._progress = Progress(ioc, self._pictures)
         self._flow = definition.shipped("run")
         self._providers = self._make_providers()
         self._runner = FlowRunner(
@@ -109,6 +111,7 @@ class Workflow:
         for provider in self._providers.values():
             provider.stop()
         self._models.close()
+        self._pictures.stop()
         self._streams.stop()
 
     def _make_providers(self) -> dict[str, Any]:
@@ -152,9 +155,10 @@ class Workflow:
         await self._submit()
 
     async def _run_action(self) -> None:
-        """Submit and wait until the run has ended; put 0 cancels it."""
+        """Submit and wait until the run has ended and its reconstruction is shown; put 0 cancels it."""
         run_id = await self._submit()
         await self._runs.finish(run_id)
+        await self._pictures.shown()
 
     async def _submit(self) -> str:
         """Check the scan file as a whole, then queue its run."""

@@ -1,17 +1,12 @@
 """How far runs and rounds are: from the runner's journal and the jobs' progress files to PVs, while they run."""
 
-import time
 from pathlib import Path
-
-import numpy as np
 
 from hpc_bridge.journal import RunRow, RunStatus
 from hpc_bridge.ports import Json
 from hpc_bridge.progress import ProgressReader
-from iocs.maps import map_frame
 from iocs.server import IocServer
-from iocs.stream import Attribute, NdFrame, StreamServer
-from phasing.reconstruction import Reconstruction
+from iocs.workflow_pictures import Pictures
 from pvdb import Pv, Severity
 from pvdb import workflow as pvs
 
@@ -29,11 +24,10 @@ _STAGE = {
 class Progress:
     """Shows runs on the PVs of Transfer:, Recon: and Train:."""
 
-    def __init__(self, ioc: IocServer, streams: StreamServer, image: str) -> None:
-        """`image` is the full name of the stream of reconstructions."""
-        self._ioc, self._streams, self._image = ioc, streams, image
+    def __init__(self, ioc: IocServer, pictures: Pictures) -> None:
+        """`pictures` shows reconstructions."""
+        self._ioc, self._pictures = ioc, pictures
         self._readers: dict[tuple[str, str], ProgressReader] = {}
-        self._image_id = 0
         self._alarmed: set[Pv] = set()
         self._losses: list[float] = []
         self._val_losses: list[float] = []
@@ -78,7 +72,7 @@ class Progress:
                 self._show_transfer(document["Transfer"]["details"])
             if row.state == "Pairs":
                 self._finish_job(row, document, "reconstruct")
-                self._show_reconstruction(Path(document["reconstruct"]["output"]))
+                self._pictures.reconstruction(Path(document["reconstruct"]["output"]))
             state, message = _STAGE[row.state]
             self._post_stage(state, RUNNING)
             self._clear(message, row)
@@ -157,23 +151,7 @@ class Progress:
         self._ioc.post(pvs.RECON_EPOCH, line["epoch"])
         self._ioc.post(pvs.RECON_ERROR, line["error"])
         if line.get("preview"):
-            self._show_preview(Path(line["preview"]), line["epoch"])
-
-    def _show_preview(self, path: Path, epoch: int) -> None:
-        try:
-            phase_rad = np.load(path, allow_pickle=False)
-        except (OSError, ValueError):
-            return  # a newer preview has replaced it
-        self._image_id += 1
-        frame = NdFrame(self._image_id, time.time_ns(), phase_rad.astype(np.float32), {"Epoch": epoch}, "rad")
-        self._streams.publish(self._image, frame)
-
-    def _show_reconstruction(self, path: Path) -> None:
-        """Publish the finished reconstruction with its place on the sample."""
-        found = Reconstruction.load(path)
-        attributes: dict[str, Attribute] = {"ScanId": found.scan_id, "Epoch": len(found.error_history)}
-        self._image_id += 1
-        self._streams.publish(self._image, map_frame(found.phase_map(), self._image_id, time.time_ns(), attributes))
+            self._pictures.preview(Path(line["preview"]), line["epoch"])
 
     def _show_training(self, line: Json) -> None:
         self._losses.append(line["loss"])
