@@ -183,7 +183,13 @@ class Demo:
         self._predictions.begin()
         capture = client.put_aside(detector.CAPTURE, 1) if scan.saved else None
         if capture is not None:
-            client.wait(lambda: client.value(detector.CAPTURE) == "Capture", "the file writer captures", SETTLE_S)
+            client.wait(
+                lambda: capture.done or client.value(detector.CAPTURE) == "Capture",
+                "the file writer captures",
+                SETTLE_S,
+            )
+            if capture.done:  # refused at once: this raises the reason
+                capture.wait()
         client.put(detector.ACQUIRE, 1, timeout_s=CLIENT_PATIENCE_S)
         sent = int(client.get(detector.NUM_IMAGES_COUNTER))
         if capture is not None:

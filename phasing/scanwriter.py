@@ -136,6 +136,7 @@ class ScanWriter:
         with self._named():
             self._file.close()
         self._settle()
+        self._num_flushed = self.num_frames
         with self._named():
             fsync(part_path(self.path))
             self._disk.close()

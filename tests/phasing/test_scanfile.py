@@ -200,7 +200,7 @@ def test_a_file_that_appeared_meanwhile_is_not_overwritten(tmp_path: Path) -> No
     with pytest.raises(ScanFileError, match="exists"):
         writer.close()
     assert path.read_bytes() == b"another's"
-    assert read_scan(tmp_path / "a.h5.part").num_frames == 1
+    assert read_scan(tmp_path / "a.h5.part").num_frames == writer.num_flushed == 1
 
 
 def test_where_there_are_no_hard_links_a_scan_appears_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
