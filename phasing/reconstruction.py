@@ -143,7 +143,17 @@ def _central_phase_rad(field: NDArray[np.complex64], weight: NDArray[np.float32]
 def _fitted_slopes(
     phase_rad: NDArray[np.float32], weight: NDArray[np.float32], rows: NDArray[np.float64], columns: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Slopes in rad a pixel along rows and columns, by weighted least squares beside a constant."""
-    basis = np.stack(np.broadcast_arrays(rows[:, None], columns, 1.0)).reshape(3, -1)
-    weighted = basis * weight.reshape(-1)
-    return np.asarray(np.linalg.solve(weighted @ basis.T, weighted @ phase_rad.reshape(-1).astype(np.float64))[:2])
+    """Slopes in rad a pixel along rows and columns, by weighted least squares beside a constant.
+
+    All sums are taken along one axis first: maps may be so large that their basis would not fit into memory.
+    """
+    across, down = weight.sum(axis=1, dtype=np.float64), weight.sum(axis=0, dtype=np.float64)
+    mixed = rows @ np.einsum("ij,j->i", weight, columns)
+    normal = [
+        [across @ rows**2, mixed, across @ rows],
+        [mixed, down @ columns**2, down @ columns],
+        [across @ rows, down @ columns, across.sum()],
+    ]
+    weighted = weight * phase_rad
+    across, down = weighted.sum(axis=1, dtype=np.float64), weighted.sum(axis=0, dtype=np.float64)
+    return np.asarray(np.linalg.solve(normal, [across @ rows, down @ columns, across.sum()])[:2])

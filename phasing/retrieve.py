@@ -146,13 +146,15 @@ def _object_grid(
     Raises RetrievalError when the positions lie so far apart that they cannot be metres.
     """
     half_px = geometry.frame_px // 2
-    first_m = position_m.min(axis=0) - (half_px + _MARGIN_PX) * geometry.object_pixel_size_m
-    index = (position_m - first_m) / geometry.object_pixel_size_m
-    height, width = (math.ceil(last) + geometry.frame_px - half_px + _MARGIN_PX for last in index.max(axis=0))
-    if height * width > _MAX_OBJECT_PIXELS:
-        span_m = " x ".join(f"{span:.3g}" for span in np.ptp(position_m, axis=0))
-        raise RetrievalError(f"the positions span {span_m} m, {height} x {width} pixels: too many; are they metres?")
-    return (height, width), (float(first_m[0]), float(first_m[1])), index
+    with np.errstate(over="ignore"):  # infinite is too far, too
+        first_m = position_m.min(axis=0) - (half_px + _MARGIN_PX) * geometry.object_pixel_size_m
+        index = (position_m - first_m) / geometry.object_pixel_size_m
+        height, width = np.ceil(index.max(axis=0)) + (geometry.frame_px - half_px + _MARGIN_PX)
+        span_y_m, span_x_m = np.ptp(position_m, axis=0)
+        if height * width > _MAX_OBJECT_PIXELS:
+            span = f"{span_y_m:.3g} x {span_x_m:.3g} m, {height:.6g} x {width:.6g} pixels"
+            raise RetrievalError(f"the positions span {span}: too many; are they metres?")
+    return (int(height), int(width)), (float(first_m[0]), float(first_m[1])), index
 
 
 @contextmanager

@@ -117,10 +117,12 @@ def test_flatten_removes_constant_and_ramp_even_when_it_wraps() -> None:
     assert np.abs(np.angle(flatten(tilted, weight) / straight)).max() < 1e-3
 
 
-def test_positions_that_cannot_be_metres_are_refused(scan: Scan, settings: RetrieveSettings) -> None:
-    in_micrometres = replace(scan, position_m=scan.position_m * 1e6)
-    with pytest.raises(RetrievalError, match="are they metres"):
-        retrieve(in_micrometres, settings, lambda report: None)
+@pytest.mark.parametrize("scale", [1e6, 1e200, 1e308])
+def test_positions_that_cannot_be_metres_are_refused(scan: Scan, settings: RetrieveSettings, scale: float) -> None:
+    elsewhere = replace(scan, position_m=scan.position_m * scale)
+    with pytest.raises(RetrievalError, match="are they metres") as raised:
+        retrieve(elsewhere, settings, lambda report: None)
+    assert len(str(raised.value)) < 150
 
 
 def test_propagating_there_and_back_changes_nothing() -> None:
