@@ -68,9 +68,9 @@ class Stitcher:
         """
         if phase_rad.shape != self._weight.shape or not np.isfinite(phase_rad).all():
             raise FrameRejected(f"a prediction must be finite and of shape {self._weight.shape}")
-        if not all(math.isfinite(value) for value in position_m):
-            raise FrameRejected(f"a position must be finite, not {position_m}")
         corner = [value / self._pixel_size_m - self._patch_px // 2 for value in position_m]
+        if not all(math.isfinite(value) for value in corner):
+            raise FrameRejected(f"a position must be finite, in m and in pixels, not {position_m}")
         start_row, start_column = (math.ceil(value) for value in corner)
         fractions = (start_row - corner[0], start_column - corner[1])
         side = self._patch_px - 1

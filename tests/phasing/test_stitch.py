@@ -129,7 +129,7 @@ def test_the_map_does_not_grow_without_bound() -> None:
     stitcher.add(patch, (0.0, 0.0))
 
 
-@pytest.mark.parametrize("place_m", [(float("nan"), 0.0), (0.0, float("inf"))])
+@pytest.mark.parametrize("place_m", [(float("nan"), 0.0), (0.0, float("inf")), (0.0, 1e308)])
 def test_a_position_that_is_not_finite_is_rejected(place_m: tuple[float, float]) -> None:
     with pytest.raises(FrameRejected, match="position"):
         Stitcher(SIDE, PIXEL_M, BEAM).add(np.ones((SIDE, SIDE), np.float32), place_m)
