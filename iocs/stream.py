@@ -65,15 +65,24 @@ def encode(frame: NdFrame) -> Any:
 def _any(value: Attribute) -> Any:
     if isinstance(value, str):
         return pva.PvString(value)
-    return pva.PvLong(value) if isinstance(value, int) else pva.PvDouble(value)
+    if isinstance(value, float):
+        return pva.PvDouble(value)
+    return pva.PvLong(value) if value < 2**63 else pva.PvULong(value)
 
 
 def decode(received: Any) -> NdFrame | None:
     """The frame of a pvapy NTNDArray; None for the empty first update of a stream that has no frame yet.
 
     The array is a read-only view of the received memory. Raises FrameRejected with the reason for what is no
-    uncompressed two-dimensional mono image.
+    uncompressed two-dimensional mono image, whatever a stream of that name holds.
     """
+    try:
+        return _decoded(received)
+    except (pva.PvaException, LookupError, TypeError, ValueError) as error:  # a field that is not there, or is another
+        raise FrameRejected(f"no NTNDArray: {error}") from error
+
+
+def _decoded(received: Any) -> NdFrame | None:
     dimensions = received["dimension"]
     union = received["value"][0]
     if not dimensions and not any(np.size(values) for values in union.values()):
@@ -81,6 +90,8 @@ def decode(received: Any) -> NdFrame | None:
     shape = tuple(int(d["size"]) for d in reversed(dimensions))
     if len(shape) != 2:
         raise FrameRejected(f"{len(shape)} dimensions, only two-dimensional mono frames are read")
+    if min(shape) < 0:
+        raise FrameRejected(f"{shape[0]} x {shape[1]} pixels, a size cannot be negative")
     codec = received["codec"]["name"]
     if codec:
         raise FrameRejected(f"compressed by {codec}; send uncompressed frames")
