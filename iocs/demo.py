@@ -119,9 +119,18 @@ class Demo:
             self._reconstruct(path)
 
     def _swap_while_streaming(self) -> list[Prediction]:
-        """Scan 3 starts when training ends, so that the second model arrives while frames stream."""
+        """Scan 3 starts with the last epoch of training, so that the second model arrives while frames stream."""
+        value = self._client.value
+        last = int(self._client.get(workflow.EPOCHS)) - 1
+
+        def training() -> bool:
+            return bool(value(workflow.TRAIN_STATE) == "Training")
+
         with self._timed("train 2"):
-            self._wait_for_stage(lambda: self._client.value(workflow.TRAIN_STATE) == "Exporting", "round 2 has trained")
+            self._wait_for_stage(lambda: training() or value(workflow.CANDIDATE) == 2, "round 2 trains")
+            self._wait_for_stage(
+                lambda: not training() or (value(workflow.EPOCH) or 0) >= last, "round 2 is in its last epoch"
+            )
         third = self._plan.scans[2]
         with self._timed("scan 3"):
             self._scan(third, predicted=True)
@@ -202,8 +211,9 @@ class Demo:
         client, findings = self._client, self._findings
 
         def accounted() -> bool:
-            counted = int(client.value(edge.FRAMES_OUT) + client.value(edge.FRAMES_NO_MODEL))
-            return counted + sum(int(client.value(pv)) for pv in _LOST) >= sent
+            self._suite.check()
+            counts = [client.value(pv) for pv in (edge.FRAMES_OUT, edge.FRAMES_NO_MODEL, *_LOST)]
+            return None not in counts and sum(counts) >= sent
 
         client.wait(accounted, f"{sent} frames accounted for by the edge", SETTLE_S)
         findings.frames_sent += sent

@@ -82,6 +82,8 @@ class Progress:
         if row.state == "Export":
             self._finish_job(row, document, "train")
         if row.status is RunStatus.ACTIVE:
+            if row.state == "Train":
+                self._ioc.post(pvs.EPOCH, 0)  # the former round's is not this one's
             self._ioc.post(pvs.TRAIN_STATE, TRAINING if row.state == "Train" else EXPORTING)
             self._clear(pvs.TRAIN_MESSAGE, row)
             self._ioc.post(pvs.FLOW_PROGRESS, _ROUND_SHARE[row.state][0])
@@ -145,6 +147,8 @@ class Progress:
             elif line["event"] == "epoch":
                 (self._show_training if line["job"] == "train" else self._show_retrieval)(line)
                 share = line["epoch"] / line["num_epochs"]
+            elif line["event"] == "ended" and line.get("skipped"):
+                self._ioc.tell(pvs.TRAIN_MESSAGE, f"left out: {'; '.join(line['skipped'])}", Severity.MINOR)
         return share
 
     def _show_retrieval(self, line: Json) -> None:
