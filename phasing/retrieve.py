@@ -31,7 +31,7 @@ _MARGIN_PX = 4
 """Object beyond the outermost frames, for pty-chi's sub-pixel shifts."""
 
 
-_MAX_OBJECT_PIXELS = 2**28
+_MAX_OBJECT_PIXELS = 2**26
 """Two gigabytes as complex64."""
 
 
