@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class Process:
 
 def start_ioc(name: str, config: Path) -> Process:
     """One IOC by the command line, serving when this returns."""
-    command = [sys.executable, "-m", "iocs.cli", "ioc", name, "--config", str(config), "--verbose"]
+    command = [sys.executable, "-m", "iocs.cli", "ioc", name, "--config", str(config), "--verbose", "--attached"]
     process = Process(command, config.parent / f"{name}.log")
     process.wait_line(lambda line: "serving" in line)
     return process
@@ -125,9 +125,11 @@ def start_script(path: Path, log: Path, *arguments: Any) -> Process:
 def descendants(pid: int) -> list[int]:
     """All children of a process, and theirs."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *descendants(int(child))]
+    with suppress(FileNotFoundError, ProcessLookupError):  # what is being read may end meanwhile
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                for child in (task / "children").read_text().split():
+                    found += [int(child), *descendants(int(child))]
     return found
 
 
@@ -137,7 +139,7 @@ def wait_gone(pids: list[int]) -> None:
     left = pids
     while left:
         left = [pid for pid in left if _alive(pid)]
-        assert time.monotonic() < deadline, f"still there: {[Path(f'/proc/{p}/cmdline').read_bytes() for p in left]}"
+        assert time.monotonic() < deadline, f"still there: {left}"
 
 
 def _alive(pid: int) -> bool:

@@ -1,8 +1,8 @@
 """A workflow IOC that only announces models from a folder, for tests of the edge.
 
 Arguments: prefix, folder. Each line on standard input is a JSON object: version, and optionally lie (bytes that do
-not fit the digest), delay_s (of its fetch) and fail (how many fetches give no answer). Prints `ready`, and `done`
-after each line.
+not fit the digest), hold (its fetches wait for a line with release) and fail (how many fetches give no answer).
+Prints `ready`.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ class Announcer:
     def __init__(self, prefix: str, folder: Path) -> None:
         self._folder = folder
         self._lie = False
-        self._delays_s: dict[str, float] = {}
+        self._held: set[str] = set()
         self._fail = 0
         self._ioc = IocServer("workflow", "Workflow", prefix)
         self._ioc.on_call(pvs.FETCH, self._fetch)
@@ -35,17 +35,21 @@ class Announcer:
     def _obey(self) -> None:
         for line in sys.stdin:
             command = json.loads(line)
+            if command.get("release"):
+                self._held.clear()
+                continue
             self._lie = command.get("lie", False)
             self._fail = command.get("fail", 0)
             version = command["version"]
-            self._delays_s[str(version)] = command.get("delay_s", 0.0)
+            if command.get("hold"):
+                self._held.add(str(version))
             digest = json.loads((self._folder / f"{version}.json").read_text())["digest"]
             self._ioc.post(pvs.ANNOUNCED, str(Announcement(version, digest, time.time_ns() // 1_000_000)))
-            print("done", flush=True)
 
     async def _fetch(self, arguments: dict[str, str]) -> dict[str, Any]:
         version = arguments["version"]
-        await asyncio.sleep(self._delays_s[version])
+        while version in self._held:
+            await asyncio.sleep(0.02)
         if self._fail:
             self._fail -= 1
             raise PhaselineError("the registry is busy")

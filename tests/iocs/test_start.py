@@ -7,11 +7,13 @@ import clients
 import pytest
 from served_ioc import PREFIX, SERVED
 
+PATIENT = "import sys, iocs.server; iocs.server.TWIN_TIMEOUT_S = 30; from iocs.cli import main; sys.exit(main())"
 
-def start_and_fail(place, *arguments):
-    """What an IOC that cannot start prints."""
+
+def start_and_fail(place, *program):
+    """What an IOC that cannot start prints; `program` is how Python is to run it."""
     (place.folder / "c.toml").write_text(f'root = "{place.folder}/data"\n{place.ports.toml()}')
-    printed, error = place.python("-m", "iocs.cli", "ioc", "detector", "--config", "c.toml", status=1)
+    printed, error = place.python(*(program or ("-m", "iocs.cli")), "ioc", "detector", "--config", "c.toml", status=1)
     assert printed == "" and "Traceback" not in error
     return [line for line in error.splitlines() if line.startswith("phaseline: ")]
 
@@ -45,7 +47,7 @@ def read_both(prefix):
 
 def test_a_second_ioc_of_the_same_name_is_refused(fresh_place):
     first = fresh_place.start(SERVED, "detector", "PTY:")
-    [line] = start_and_fail(fresh_place)
+    [line] = start_and_fail(fresh_place, "-c", PATIENT)  # a slow machine answers late
     assert "PTY:Det:Ioc:Heartbeat is served already, by 127.0.0.1" in line
     assert first.process.poll() is None
     fresh_place.start(SERVED, "detector", "PTX:")  # another prefix on the same ports is welcome
