@@ -85,6 +85,9 @@ class _Remote:
 
         request = op.value()
         query = request.query if "query" in request else request
+        if not isinstance(query, Value):
+            op.done(error="arguments are fields of a structure, by their names")
+            return
         try:
             arguments = {key: str(value) for key, value in query.items()}
             reply = await settled(self._procedure(arguments), otherwise=ActionFailed)
@@ -111,10 +114,10 @@ class _Mirror:
         """A client's put; it always gets an answer, for a client without one waits until it times out."""
         try:
             raw = op.value()
-            if not raw.changed("value"):
+            field = "value.index" if self._record.pv.kind is Kind.STATE else "value"
+            if not raw.changed(field):
                 raise Refused("only the value can be written")
-            value = raw["value.index"] if self._record.pv.kind is Kind.STATE else raw["value"]
-            await self._record.put(value, f"{op.account() or 'anonymous'}@{op.peer()} (PVA)")
+            await self._record.put(raw[field], f"{op.account() or 'anonymous'}@{op.peer()} (PVA)")
         except (Refused, ActionFailed) as error:
             op.done(error=str(error))
         except asyncio.CancelledError:

@@ -119,23 +119,28 @@ def test_severity_and_status_follow(workflow):
 
 
 def call_procedure(prefix):
+    from p4p import Type, Value
     from p4p.client.thread import RemoteError
     from p4p.nt import NTURI
 
     def fetch(version):
+        return ask(NTURI([("version", "s")]).wrap(f"{prefix}Model:Fetch", kws={"version": version}))
+
+    def ask(query):
         try:
-            query = NTURI([("version", "s")]).wrap(f"{prefix}Model:Fetch", kws={"version": version})
             reply = context.rpc(f"{prefix}Model:Fetch", query, timeout=clients.DEADLINE_S)
         except RemoteError as error:
             return str(error)
         return reply.card, reply.data.tolist()
 
     with clients.pva() as context:
-        return [fetch("7"), fetch("8"), fetch("x")]
+        no_structure = Value(Type([("query", "s")]), {"query": "7"})
+        return [fetch("7"), fetch("8"), fetch("x"), ask(no_structure)]
 
 
 def test_a_remote_procedure_answers_and_errors(workflow):
-    answer, absent, broken = workflow.call(call_procedure, PREFIX)
+    answer, absent, broken, odd = workflow.call(call_procedure, PREFIX)
     assert answer == ["a card", [0, 1, 255]]
     assert absent == "there is no version 8"
     assert broken == "internal error, KeyError: 'oops'"
+    assert "fields of a structure" in odd

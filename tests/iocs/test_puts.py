@@ -135,6 +135,7 @@ def put_nan_and_what_is_read_only(prefix):
             clients.pva_put(context, names[2], "x"),
             clients.pva_put(context, names[3], {"labels": ["x"] * 7}),
             clients.pva_put(context, f"{prefix}Train:Epochs", {"alarm.severity": 2}),
+            clients.pva_put(context, f"{prefix}Model:Gate", {"value.choices": ["no", "index"]}),
         ]
     by_ca = [clients.ca_put(name, 1) for name in names[:2]] + [clients.ca_put(names[2], "x")]
     try:
@@ -147,7 +148,7 @@ def put_nan_and_what_is_read_only(prefix):
 
 def test_read_only_pvs_refuse_both(workflow):
     by_p4p, by_ca, by_pvapy, writable = workflow.call(put_nan_and_what_is_read_only, PREFIX)
-    assert by_p4p == ["read-only"] * 3 + ["only the value can be written"] * 2
+    assert by_p4p == ["read-only"] * 3 + ["only the value can be written"] * 3
     assert all("read-only" in reason for reason in by_ca)
     assert "read-only" in by_pvapy
     assert writable == [False] * 3
