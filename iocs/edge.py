@@ -51,11 +51,12 @@ class Edge:
         self._store = ModelStore(config.root / "edge" / "models")
         procedure = full_name(config.prefix, workflow.FETCH)
         self._fetcher = Fetcher(self._store, procedure, config.edge.fetch_timeout_s, done=self._fetch_ended)
-        self._pipe: Connection | None = None
+        self._commands: _Commands | None = None
         self._process: BaseProcess | None = None
         self._live: KeptModel | None = None
         self._wanted: Announcement | None = None
-        self._warming: KeptModel | None = None
+        self._building: KeptModel | None = None
+        self._next: KeptModel | None = None
         self._stopping = False
         self._announcements: pva.Channel | None = None
         self._had_reset = asyncio.Event()
@@ -75,6 +76,7 @@ class Edge:
                 self._announcements.stopMonitor()
             self._send(Stop())
             await self._ioc.loop.run_in_executor(None, self._end_process)
+            self._close_commands()
             supervisor.cancel()
             await asyncio.gather(supervisor, return_exceptions=True)
 
@@ -86,19 +88,23 @@ class Edge:
             ended = asyncio.Event()
             self._start_process(functools.partial(self._ioc.loop.call_soon_threadsafe, ended.set))
             kept = self._live or self._store.last()
+            waiting = self._next
             if kept is not None:
                 self._wanted = self._wanted or kept.announcement
                 self._load(kept)
+            if waiting is not None:
+                self._load(waiting)
             await ended.wait()
-            self._pipe = None
+            self._close_commands()
             if not self._stopping:
                 self._stream_died(kept)
                 await asyncio.sleep(RESTART_DELAY_S)
 
     def _stream_died(self, kept: KeptModel | None) -> None:
         """Say so; a model on its way is refused, for it may be what killed the process that `kept` served in."""
-        if self._warming is not None and self._warming != kept:
-            self._refused(self._warming.announcement, "the stream process died while it was built")
+        building, self._building = self._building, None
+        if building is not None and building != kept:
+            self._refused(building.announcement, "the stream process died while it was built")
         self._ioc.post(pvs.STATE, FAULT)
         self._ioc.tell(pvs.MESSAGE, "the stream process died; starting another", Severity.MAJOR)
         self._had_reset.set()  # the next one counts from zero
@@ -111,7 +117,7 @@ class Edge:
         )
         self._process.start()
         theirs.close()
-        self._pipe = ours
+        self._commands = _Commands(ours)
         threading.Thread(target=self._listen, args=(ours, ended), name="edge-events", daemon=True).start()
 
     def _listen(self, pipe: Connection, ended: Callable[[], object]) -> None:
@@ -131,13 +137,16 @@ class Edge:
                 self._process.kill()
                 self._process.join()
 
+    def _close_commands(self) -> None:
+        """End the writing to a process that has ended."""
+        commands, self._commands = self._commands, None
+        if commands is not None:
+            commands.close()
+
     def _send(self, command: Command) -> None:
-        if self._pipe is None:
-            return
-        try:
-            self._pipe.send(command)
-        except OSError:
-            log.info("the stream process is gone; it gets its settings when it is started again")
+        """Send to the process there is; one that is not started yet gets its settings and its model at the start."""
+        if self._commands is not None:
+            self._commands.send(command)
 
     def _settings(self) -> Settings:
         value = self._ioc.value
@@ -173,8 +182,10 @@ class Edge:
             self._show(event)
         elif isinstance(event, Swapped):
             self._swapped(event)
+            self._built()
         elif isinstance(event, ModelRefused):
             self._refused(event.model.announcement, event.reason)
+            self._built()
         elif isinstance(event, WasReset):
             self._had_reset.set()
         else:
@@ -218,9 +229,10 @@ class Edge:
         return STREAMING if status.streaming else IDLE
 
     async def _reset(self) -> None:
-        self._had_reset.clear()
-        self._send(Reset())
-        await self._had_reset.wait()
+        if self._commands is not None:  # a process that is not started yet counts from zero
+            self._had_reset.clear()
+            self._send(Reset())
+            await self._had_reset.wait()
         self._ioc.tell(pvs.MESSAGE, "reset")
 
     # models
@@ -264,20 +276,25 @@ class Edge:
             self._refused(announcement, found)
 
     def _load(self, kept: KeptModel) -> None:
-        self._warming = kept
+        """Let the stream process build a model as soon as it is there and has built the one before."""
+        self._next = kept
         if self._wants(kept.announcement):
             self._ioc.post(pvs.MODEL_STATE, WARMING)
-        if self._pipe is None:
-            self._refused(kept.announcement, "the stream process is being started again")
-        else:
-            self._send(LoadModel(kept))
+        self._build_next()
+
+    def _build_next(self) -> None:
+        if self._commands is not None and self._building is None and self._next is not None:
+            self._building, self._next = self._next, None
+            self._send(LoadModel(self._building))
+
+    def _built(self) -> None:
+        self._building = None
+        self._build_next()
 
     def _swapped(self, event: Swapped) -> None:
         self._live, announcement = event.model, event.model.announcement
         self._ioc.post(pvs.ENGINE, event.engine)
         self._ioc.post(pvs.MODEL, announcement.version)
-        if self._warming == event.model:
-            self._warming = None
         if self._wants(announcement):
             self._ioc.post(pvs.MODEL_STATE, MODEL_IDLE)
             self._ioc.post(pvs.REFUSED, self._ioc.value(pvs.REFUSED))  # an old refusal is no alarm any more
@@ -294,11 +311,52 @@ class Edge:
         serial = announcement.serial
         if self._wanted is not None and self._wanted.same_model(announcement):
             serial = self._wanted.serial
-            self._warming, self._wanted = None, self._live.announcement if self._live is not None else None
+            self._wanted = self._live.announcement if self._live is not None else None
             self._ioc.post(pvs.MODEL_STATE, REFUSED)
         refusal = f"{announcement.version} {serial} {reason}"
         self._ioc.post(pvs.REFUSED, refusal, severity=Severity.MAJOR, message=text)
         self._ioc.tell(pvs.MESSAGE, text, Severity.MAJOR)
+
+
+class _Commands:
+    """Writes commands to a stream process in a thread of its own: one that stands still holds up nothing else.
+
+    Of the commands of one kind that wait to be written only the newest is kept; a newer one says all that the older
+    said.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._changed = threading.Condition()
+        self._waiting: dict[type[Command], Command] = {}
+        self._closed = False
+        self._thread = threading.Thread(target=self._write, name="edge-commands", daemon=True)
+        self._thread.start()
+
+    def send(self, command: Command) -> None:
+        with self._changed:
+            self._waiting[type(command)] = command
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread; only for a process that has ended, for until then it may be in the midst of writing."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._waiting)
+                if self._closed:
+                    return
+                command = self._waiting.pop(next(iter(self._waiting)))
+            try:
+                self._pipe.send(command)
+            except OSError:
+                log.info("the stream process is gone; it gets its settings when it is started again")
+                return
 
 
 async def serve(config: Config, ready: Callable[[], None] | None = None) -> None:

@@ -1,14 +1,58 @@
 """The edge under faults: what is no frame, a stream process that dies or stands still, counters without bound."""
 
-from collections.abc import Callable
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pvaccess as pva
 import pytest
+from harness import start_ioc, wait_gone
+from test_edge import Beamline, _connect
 
 from iocs.stream import NdFrame, decode, encode
 from phasing.errors import FrameRejected
+from pvdb import edge
+
+PUTS = 1500
+"""More settings than the pipe to a stream process holds."""
+
+
+@pytest.fixture
+def beamline(tmp_path: Path) -> Iterator[Beamline]:
+    with closing(Beamline(tmp_path, f"F{os.getpid()}{tmp_path.name[-8:-1].replace('_', '')}:")) as made:
+        made.until(lambda: made.client.value(edge.STATE) == "No model", "the edge is up")
+        yield made
+
+
+def _stream_process(beamline: Beamline) -> int:
+    pid = beamline.edge.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (found,) = (int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes())
+    return found
+
+
+def _stop_stream_process(beamline: Beamline) -> int:
+    for pv, value in ((edge.MAX_WAIT, 5.0), (edge.ENABLE, 1), (edge.RESET, 1)):
+        beamline.client.put(pv, value)  # connects: a stopped process hears searches that others then do not
+    child = _stream_process(beamline)
+    os.kill(child, signal.SIGSTOP)
+    return child
+
+
+def _put_often(beamline: Beamline) -> None:
+    for number in range(PUTS):
+        beamline.client.put(edge.MAX_WAIT, float(number % 100))
+
+
+def _kill_stream_process(beamline: Beamline) -> None:
+    """Returns in the second before another one is started."""
+    os.kill(_stream_process(beamline), signal.SIGKILL)
+    beamline.shows(edge.STATE, "Fault")
 
 
 def _frame(**attributes: Any) -> Any:
@@ -47,3 +91,43 @@ def test_a_prediction_takes_any_whole_number_of_its_frame_along(number: int) -> 
     again = decode(encode(frame))
     assert again is not None
     assert again.attributes["Pulse"] == number
+
+
+def test_a_reset_before_the_next_stream_process_is_started_has_nothing_to_wait_for(beamline: Beamline) -> None:
+    _kill_stream_process(beamline)
+    beamline.client.put(edge.RESET, 1)
+    beamline.shows(edge.STATE, "No model")
+    beamline.client.put(edge.RESET, 1)
+
+
+def test_a_model_that_arrives_before_the_next_stream_process_is_started_goes_live_in_it(beamline: Beamline) -> None:
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    _kill_stream_process(beamline)
+    beamline.announce(2, 0.2)
+    beamline.shows(edge.MODEL, 2)
+    beamline.shows(edge.MODEL_STATE, "Idle")
+    assert beamline.client.value(edge.REFUSED) == ""
+
+
+def test_a_stream_process_that_stands_still_holds_up_neither_puts_nor_the_end(beamline: Beamline) -> None:
+    child = _stop_stream_process(beamline)
+    _put_often(beamline)
+    began = time.monotonic()
+    assert beamline.edge.stop() == 0
+    assert time.monotonic() - began < 5.0  # of which it waits one for the stream process
+    wait_gone([child])
+    beamline.edge = start_ioc("edge", beamline.config)
+
+
+def test_what_was_set_while_the_stream_process_stood_still_holds_when_it_goes_on(beamline: Beamline) -> None:
+    _connect(beamline)
+    child = _stop_stream_process(beamline)
+    _put_often(beamline)
+    beamline.client.put(edge.ENABLE, 0)
+    os.kill(child, signal.SIGCONT)
+    beamline.client.put(edge.RESET, 1)
+    beamline.client.watch(edge.SCAN_ID)
+    beamline.send(1, scan_id="passed")
+    beamline.shows(edge.SCAN_ID, "passed")
+    assert beamline.client.get(edge.FRAMES_IN) == 0
