@@ -39,6 +39,8 @@ NO_MODEL, IDLE, STREAMING, DISABLED, FAULT = range(5)
 MODEL_IDLE, FETCHING, WARMING, REFUSED = range(4)
 RESTART_DELAY_S = 1.0
 STOP_TIMEOUT_S = 1.0
+MOST_SHOWN = 2**31 - 1
+"""What the PV of a whole number holds: a larger count would come out negative, and without its alarm."""
 
 
 class Edge:
@@ -197,7 +199,7 @@ class Edge:
     def _show(self, status: Status) -> None:
         c = status.counters
         self._ioc.post(pvs.STATE, self._state(status))
-        shown = {
+        counts = {
             pvs.FRAMES_IN: c.received,
             pvs.FRAMES_OUT: c.published,
             pvs.FRAMES_MISSED: c.missed,
@@ -206,6 +208,8 @@ class Edge:
             pvs.FRAMES_NO_MODEL: c.no_model,
             pvs.FRAMES_EMPTY: c.empty,
             pvs.FRAMES_UNPLACED: c.unplaced,
+        }
+        shown = {pv: min(number, MOST_SHOWN) for pv, number in counts.items()} | {
             pvs.SCAN_ID: status.scan_id,
             pvs.RATE: status.rate_hz,
             pvs.LATENCY_MEDIAN: status.latency_median_s * 1e3,

@@ -14,9 +14,10 @@ import pytest
 from harness import start_ioc, wait_gone
 from test_edge import Beamline, _connect
 
+from iocs.alarms import severity
 from iocs.stream import NdFrame, decode, encode
 from phasing.errors import FrameRejected
-from pvdb import edge
+from pvdb import Severity, edge
 
 PUTS = 1500
 """More settings than the pipe to a stream process holds."""
@@ -131,3 +132,12 @@ def test_what_was_set_while_the_stream_process_stood_still_holds_when_it_goes_on
     beamline.send(1, scan_id="passed")
     beamline.shows(edge.SCAN_ID, "passed")
     assert beamline.client.get(edge.FRAMES_IN) == 0
+
+
+def test_a_loss_of_more_frames_than_a_pv_can_count_stays_a_loss_with_its_alarm(beamline: Beamline) -> None:
+    _connect(beamline)
+    beamline.send(1, first=-(2**31), scan_id="wide")
+    beamline.wait_sent()
+    beamline.send(1, first=2**31 - 1, scan_id="wide")
+    beamline.shows(edge.FRAMES_MISSED, 2**31 - 1)
+    assert severity(edge.FRAMES_MISSED, beamline.client.get(edge.FRAMES_MISSED)) is Severity.MAJOR
