@@ -103,8 +103,7 @@ class Pipeline:
             return
         if not counted:
             self.account.count("received")
-        self.account.count("rejected")
-        self._note(Note(reason, Severity.MAJOR))
+        self._count_rejected(1, reason)
 
     def count_dropped(self) -> None:
         """Count frames that our own queue could not hold; the gap they leave in the ids is then no loss upstream."""
@@ -136,11 +135,14 @@ class Pipeline:
         try:
             phases_rad = self.model.engine.infer(np.stack([pending.counts for pending in batch])[:, None])[:, 0]
         except ModelError as error:
-            self.account.count("rejected", len(batch))
-            self._note(Note(f"model {self.model.card.version}: {error}", Severity.MAJOR))
+            self._count_rejected(len(batch), f"model {self.model.card.version}: {error}")
             return
         for pending, phase_rad in zip(batch, phases_rad, strict=True):
-            self._send(pending, phase_rad, self.model.card)
+            if np.isfinite(phase_rad).all():
+                self._send(pending, phase_rad, self.model.card)
+            else:
+                text = f"frame {pending.frame.unique_id}: model {self.model.card.version} predicts no finite phase"
+                self._count_rejected(1, text)
 
     def swap(self, model: Model) -> Model | None:
         """Let a model serve from the next frame on; returns the former one. The batch goes to the former."""
@@ -187,6 +189,10 @@ class Pipeline:
         if gap > explained:
             self.account.count("missed", gap - explained)
             self._note(Note(f"{gap - explained} frames missed before frame {unique_id}", Severity.MAJOR))
+
+    def _count_rejected(self, number: int, reason: str) -> None:
+        self.account.count("rejected", number)
+        self._note(Note(reason, Severity.MAJOR))
 
     def _new_map(self) -> None:
         self._stitcher = None

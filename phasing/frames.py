@@ -39,9 +39,9 @@ def prepare(counts: NDArray[Any], geometry: Geometry) -> NDArray[np.float32]:
     """Turn raw frames into what the network and phase retrieval take.
 
     counts: (N, H, W) of any real dtype, raw. Returns (N, n, n) float32 counts, n = geometry.frame_px, with zero
-    frequency at index crop_px // 2 before binning by the mean. Bad pixels (masked, saturated, not finite, or at the
-    maximum of an integer dtype, which marks gaps) leave a bin's mean; a bin with none left is 0. Dark is subtracted,
-    then flat multiplied, and what is negative becomes 0. Raises FrameRejected.
+    frequency at index crop_px // 2 before binning by the mean. Bad pixels (masked, saturated, not finite, more than
+    float32 holds, or at the maximum of an integer dtype, which marks gaps) leave a bin's mean; a bin with none left
+    is 0. Dark is subtracted, then flat multiplied, and what is negative becomes 0. Raises FrameRejected.
     """
     _check(counts, geometry)
     if _is_clean(counts, geometry):
@@ -110,7 +110,9 @@ def _is_clean(counts: NDArray[Any], geometry: Geometry) -> bool:
 
 def _lowest_bad_counts(dtype: np.dtype[Any], geometry: Geometry) -> float:
     saturation = np.inf if geometry.saturation_counts is None else geometry.saturation_counts
-    return saturation if dtype.kind == "f" else min(saturation, int(np.iinfo(dtype).max))
+    if dtype.kind != "f":
+        return min(saturation, int(np.iinfo(dtype).max))
+    return saturation if np.can_cast(dtype, np.float32) else min(saturation, float(np.finfo(np.float32).max))
 
 
 def _good_pixels(counts: NDArray[Any], geometry: Geometry) -> NDArray[np.bool_]:

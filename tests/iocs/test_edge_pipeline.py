@@ -212,6 +212,28 @@ def test_latency_counts_from_arrival_when_the_frame_time_cannot_be_right(bench: 
     assert bench.pipeline.account.latency_s()[1] < 1.0
 
 
+def test_a_prediction_that_is_not_finite_is_rejected_and_the_others_are_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, fragile = Bench(), model(tmp_path)
+    infer = fragile.engine.infer
+    monkeypatch.setattr(fragile.engine, "infer", lambda c: np.where(c > 100, np.float32(np.nan), infer(c)))
+    bench.pipeline.swap(fragile)
+    bench.give(1, 2)
+    bench.give(3, counts=1000)
+    bench.give(4)
+    assert bench.ids == [1, 2, 4]
+    c = bench.pipeline.account.counters
+    assert (c.received, c.rejected, c.published, c.unplaced) == (4, 1, 3, 0)
+    assert bench.notes == [Note("frame 3: model 1 predicts no finite phase", Severity.MAJOR)]
+
+
+def test_a_frame_of_more_than_float32_holds_is_empty(bench: Bench) -> None:
+    frame = NdFrame(1, time.time_ns(), np.full((SIDE_PX, SIDE_PX), 1e300), {"ScanId": "a"})
+    bench.pipeline.take(frame, time.time_ns())
+    assert bench.pipeline.account.counters.empty == 1
+
+
 def test_the_map_shows_what_was_predicted_where_it_was(bench: Bench) -> None:
     bench.give(1, 2, 3, 4)
     stitched = bench.pipeline.stitched()

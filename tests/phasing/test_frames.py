@@ -93,6 +93,15 @@ def test_a_bin_without_a_good_pixel_is_zero() -> None:
     assert result[0, 0, 0] == 0 and (result.ravel()[1:] == 7).all()
 
 
+def test_what_float32_does_not_hold_is_bad() -> None:
+    frames = raw_frames(dtype="float64")
+    frames[0, 5, 5] = 1e300
+    result = prepare(frames, geometry())
+    assert np.isfinite(result).all()
+    assert result[0, 3, 1] == 0
+    np.testing.assert_array_equal(result[1:], frames[1:, 2:18, 4:20])
+
+
 def test_dark_is_subtracted_before_flat_multiplies_and_negative_becomes_zero() -> None:
     dark, flat = np.full(SHAPE, 3.0), np.full(SHAPE, 2.0)
     dark[2, 4] = 100
