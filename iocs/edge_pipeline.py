@@ -54,7 +54,7 @@ class Pipeline:
         """`publish` sends a prediction, `overflowed` is how many frames our queue lost so far, `note` tells people."""
         self._config, self.settings = config, settings
         self._publish, self._overflowed, self._note = publish, overflowed, note
-        self._overflow_counted = self._gaps_explained = 0
+        self._overflow_counted = self._gaps_explained = self._explained_for = 0
         self._batch: list[_Pending] = []
         self._ids = IdTracker(config.scan_id_attribute)
         self._stitcher: Stitcher | None = None
@@ -106,11 +106,15 @@ class Pipeline:
         self._count_rejected(1, reason)
 
     def count_dropped(self) -> None:
-        """Count frames that our own queue could not hold; the gap they leave in the ids is then no loss upstream."""
+        """Count frames that our own queue could not hold; the gap they leave in the ids is then no loss upstream.
+
+        The gap lies behind the frames that were in the queue: whatever is not seen once those are through never shows.
+        """
         total = self._overflowed()
         number, self._overflow_counted = total - self._overflow_counted, total
         if number:
             self._gaps_explained += number
+            self._explained_for = self._config.queue_frames + 1
             self.account.count("received", number)
             self.account.count("dropped", number)
             self._note(Note(f"{number} frames dropped: the edge's queue is full", Severity.MAJOR))
@@ -153,8 +157,9 @@ class Pipeline:
         return former
 
     def reset(self) -> None:
-        """Begin a new map and count from zero."""
+        """Begin a new map and count from zero; what was dropped until now is counted before."""
         self.flush()
+        self.count_dropped()
         self.account = Account()
         self._ids.forget()
         self._new_map()
@@ -172,10 +177,12 @@ class Pipeline:
     def _follow(self, frame: NdFrame) -> None:
         former = self._ids.scan_id
         arrival = self._ids.follow(frame)
+        if self._explained_for == 0:
+            self._gaps_explained = 0
+        self._explained_for = max(0, self._explained_for - 1)
         if arrival.new_scan:
             self.flush()
             self._new_map()
-            self._gaps_explained = 0
         if arrival.went_back:
             text = f"frame ids went back to {frame.unique_id} within scan {former}: restarted detector, new map"
             self._note(Note(text, Severity.MINOR))

@@ -129,6 +129,36 @@ def test_frames_lost_in_our_own_queue_are_dropped_not_missed(bench: Bench) -> No
     assert c.received == 5
 
 
+def test_frames_dropped_behind_those_of_the_former_scan_are_not_missed_in_the_next(bench: Bench) -> None:
+    bench.give(1, 2, 3)
+    bench.overflowed = 5
+    bench.pipeline.count_dropped()
+    bench.give(4)
+    bench.give(1, 2, 8, scan_id="b")
+    c = bench.pipeline.account.counters
+    assert (c.dropped, c.missed) == (5, 0)
+
+
+def test_frames_dropped_where_no_gap_shows_hide_no_later_loss(bench: Bench) -> None:
+    bench.give(1)
+    bench.overflowed = 5
+    bench.pipeline.count_dropped()
+    queued = CONFIG.queue_frames
+    bench.give(*range(1, queued + 2), scan_id="b")
+    bench.give(queued + 4, scan_id="b")
+    assert bench.pipeline.account.counters.missed == 2
+
+
+def test_frames_dropped_before_a_reset_do_not_count_after_it(bench: Bench) -> None:
+    bench.give(1, 2, 3)
+    bench.overflowed = 5
+    bench.pipeline.reset()
+    bench.pipeline.count_dropped()
+    bench.give(4, 10)
+    c = bench.pipeline.account.counters
+    assert (c.received, c.dropped, c.missed) == (2, 0, 0)
+
+
 def test_a_frame_that_a_reconnected_stream_sends_again_is_no_restarted_detector(bench: Bench) -> None:
     frame = NdFrame(4, 1_700_000_000_000_000_000, np.full((SIDE_PX, SIDE_PX), 5, np.uint16), {"ScanId": "a"})
     bench.give(1, 2, 3)
