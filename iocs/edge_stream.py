@@ -27,6 +27,8 @@ from phasing.errors import FrameRejected
 POLL_S = 0.02
 STATUS_PERIOD_S = 0.2
 STREAMING_S = 1.0
+REST = 4.0
+"""Times what it cost last that a periodic task waits at least, for meanwhile no frame is predicted."""
 
 
 def run(config: StreamConfig, settings: Settings, pipe: Connection) -> None:
@@ -58,10 +60,10 @@ class EdgeStream:
         self._warmer = Warmer(engine=config.engine, threads=config.threads)
         self._last_frame_s = float("-inf")
         self._periodic = [
-            _Periodic(STATUS_PERIOD_S, self._send_status),
-            _Periodic(STATUS_PERIOD_S, self._send_note),
-            _Periodic(config.stitch_period_s, self._send_map),
-            _Periodic(config.input_period_s, self._send_input),
+            Periodic(STATUS_PERIOD_S, self._send_status),
+            Periodic(STATUS_PERIOD_S, self._send_note),
+            Periodic(config.stitch_period_s, self._send_map),
+            Periodic(config.input_period_s, self._send_input),
         ]
         self._consistency: tuple[float | None, float | None] = (None, None)
         self._noted: Note | None = None
@@ -184,13 +186,16 @@ class EdgeStream:
             self._streams.publish(self._config.input, frame)
 
 
-class _Periodic:
-    """Something to do every so often, never more often."""
+class Periodic:
+    """Something to do every so often, and less often where it would take more than its share of the loop."""
 
     def __init__(self, period_s: float, action: Callable[[], None]) -> None:
         self._period_s, self._action, self._next_s = period_s, action, 0.0
 
     def run_if_due(self, now_s: float) -> None:
+        """Do it if its time has come; `now_s` of the monotonic clock."""
         if now_s >= self._next_s:
-            self._next_s = now_s + self._period_s
+            began_s = time.monotonic()
             self._action()
+            ended_s = time.monotonic()
+            self._next_s = max(now_s + self._period_s, ended_s + REST * (ended_s - began_s))

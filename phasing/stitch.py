@@ -39,7 +39,7 @@ class Stitcher:
     but for the occasional doubling of the map's memory. The map's sides are at most max_canvas_px.
     """
 
-    def __init__(self, patch_px: int, pixel_size_m: float, weight: ArrayLike, *, max_canvas_px: int = 8192) -> None:
+    def __init__(self, patch_px: int, pixel_size_m: float, weight: ArrayLike, *, max_canvas_px: int = 4096) -> None:
         """Start with an empty map; ValueError when the weight is not a usable (patch_px, patch_px) array."""
         self._weight: NDArray[np.float32] = np.array(weight, np.float32)
         if patch_px < 2 or self._weight.shape != (patch_px, patch_px):
