@@ -16,6 +16,7 @@ from iocs.config import Config
 from iocs.edge_messages import (
     Command,
     Event,
+    FrameMark,
     LoadModel,
     ModelRefused,
     Note,
@@ -57,6 +58,7 @@ class Edge:
         self._process: BaseProcess | None = None
         self._live: KeptModel | None = None
         self._wanted: Announcement | None = None
+        self._last_frame: FrameMark | None = None
         self._building: KeptModel | None = None
         self._next: KeptModel | None = None
         self._stopping = False
@@ -175,6 +177,7 @@ class Edge:
             position_unit_m=edge.position_unit_m,
             stitch_period_s=edge.stitch_period_s,
             input_period_s=edge.input_period_s,
+            last_frame=self._last_frame,
         )
 
     # events of the stream process
@@ -198,6 +201,7 @@ class Edge:
 
     def _show(self, status: Status) -> None:
         c = status.counters
+        self._last_frame = status.last_frame
         self._ioc.post(pvs.STATE, self._state(status))
         counts = {
             pvs.FRAMES_IN: c.received,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from iocs.edge_messages import Counters
+from iocs.edge_messages import Counters, FrameMark
 from iocs.stream import NdFrame
 
 CLOCK_TOLERANCE_NS = 10_000_000_000
@@ -30,19 +30,19 @@ class IdTracker:
     `Sequence`, which then says what was lost; the ids keep their gaps.
     """
 
-    def __init__(self, scan_id_attribute: str) -> None:
+    def __init__(self, scan_id_attribute: str, last_frame: FrameMark | None) -> None:
         self._attribute = scan_id_attribute
         self.scan_id: str | None = None
         self._last: int | None = None
-        self._seen: tuple[int, int] | None = None
+        self.last_frame = last_frame
 
     def repeats(self, frame: NdFrame) -> bool:
         """Whether this is the very frame that came last: a stream that reconnects sends its latest once more.
 
         Frames without a time stamp cannot be told apart by it, and are never taken for repeated.
         """
-        seen, self._seen = self._seen, (frame.unique_id, frame.time_ns)
-        return seen == self._seen and frame.time_ns > 0
+        seen, self.last_frame = self.last_frame, (frame.unique_id, frame.time_ns)
+        return seen == self.last_frame and frame.time_ns > 0
 
     def follow(self, frame: NdFrame) -> Arrival:
         """Take note of a frame's scan and number."""

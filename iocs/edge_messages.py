@@ -5,10 +5,16 @@ from dataclasses import dataclass
 from iocs.edge_models import KeptModel
 from pvdb import Severity
 
+FrameMark = tuple[int, int]
+"""Tells a frame from every other: its id, and its Unix time in nanoseconds."""
+
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """All that the stream process needs at start: names of streams, how frames are read, how often maps are shown."""
+    """All that the stream process needs at start: names of streams, how frames are read, how often maps are shown.
+
+    `last_frame` is the one that a former process handled last: the stream sends it again to the next.
+    """
 
     source: str
     phase: str
@@ -23,6 +29,7 @@ class StreamConfig:
     position_unit_m: float
     stitch_period_s: float
     input_period_s: float
+    last_frame: FrameMark | None
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class Status:
     consistency_rad: float | None
     consistency_ratio: float | None
     streaming: bool
+    last_frame: FrameMark | None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iocs.edge_accounting import Account, IdTracker
-from iocs.edge_messages import Note, Settings, StreamConfig
+from iocs.edge_messages import FrameMark, Note, Settings, StreamConfig
 from iocs.stream import Attribute, NdFrame
 from phasing.card import ModelCard
 from phasing.engines import Engine
@@ -56,7 +56,7 @@ class Pipeline:
         self._publish, self._overflowed, self._note = publish, overflowed, note
         self._overflow_counted = self._gaps_explained = self._explained_for = 0
         self._batch: list[_Pending] = []
-        self._ids = IdTracker(config.scan_id_attribute)
+        self._ids = IdTracker(config.scan_id_attribute, config.last_frame)
         self._stitcher: Stitcher | None = None
         self.account = Account()
         self.model: Model | None = None
@@ -68,6 +68,11 @@ class Pipeline:
     def scan_id(self) -> str:
         """The scan of the latest frame; empty before the first."""
         return self._ids.scan_id or ""
+
+    @property
+    def last_frame(self) -> FrameMark | None:
+        """The frame that came last, here or to the process before."""
+        return self._ids.last_frame
 
     def take(self, frame: NdFrame, arrival_ns: int) -> None:
         """Count a frame and put it in the batch; a full batch is predicted at once.

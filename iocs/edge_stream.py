@@ -162,6 +162,7 @@ class EdgeStream:
                 consistency_rad=self._consistency[0],
                 consistency_ratio=self._consistency[1],
                 streaming=time.monotonic() - self._last_frame_s < STREAMING_S,
+                last_frame=self._pipeline.last_frame,
             )
         )
 

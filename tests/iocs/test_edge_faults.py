@@ -157,6 +157,17 @@ def test_a_loss_of_more_frames_than_a_pv_can_count_stays_a_loss_with_its_alarm(b
     assert severity(edge.FRAMES_MISSED, beamline.client.get(edge.FRAMES_MISSED)) is Severity.MAJOR
 
 
+def test_the_frame_that_the_former_stream_process_handled_last_is_not_counted_again(beamline: Beamline) -> None:
+    _connect(beamline)
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    beamline.send(5)
+    beamline.shows(edge.FRAMES_OUT, 5)
+    _kill_stream_process(beamline)
+    beamline.shows(edge.STATE, "Streaming")  # the stream sends its last frame to whoever connects
+    assert beamline.client.get(edge.FRAMES_IN) == 0
+
+
 @pytest.mark.parametrize(("cost_s", "every_s"), [(0.01, 0.5), (2.0, 2.0 * (1 + REST))])
 def test_what_costs_much_is_done_less_often(cost_s: float, every_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(cost_s)

@@ -30,6 +30,7 @@ CONFIG = StreamConfig(
     position_unit_m=1e-6,
     stitch_period_s=0.1,
     input_period_s=0.1,
+    last_frame=None,
 )
 SETTINGS = Settings(batch_size=4, max_wait_s=0.005, min_counts=1.0, enabled=True)
 
@@ -37,12 +38,12 @@ SETTINGS = Settings(batch_size=4, max_wait_s=0.005, min_counts=1.0, enabled=True
 class Bench:
     """A pipeline with what it published and noted."""
 
-    def __init__(self, settings: Settings = SETTINGS) -> None:
+    def __init__(self, settings: Settings = SETTINGS, config: StreamConfig = CONFIG) -> None:
         self.published: list[NdFrame] = []
         self.notes: list[Note] = []
         self.overflowed = 0
         self.pipeline = Pipeline(
-            CONFIG,
+            config,
             settings,
             publish=self.published.append,
             overflowed=lambda: self.overflowed,
@@ -167,6 +168,18 @@ def test_a_frame_that_a_reconnected_stream_sends_again_is_no_restarted_detector(
     bench.give(5)
     bench.pipeline.flush()
     assert bench.ids == [1, 2, 3, 4, 5]
+    assert bench.notes == []
+
+
+def test_a_frame_that_a_former_process_handled_is_not_taken_again() -> None:
+    array = np.full((SIDE_PX, SIDE_PX), 5, np.uint16)
+    frames = [NdFrame(unique_id, 1_700_000_000_000_000_000, array, {"ScanId": "a"}) for unique_id in (4, 5)]
+    former = Bench()
+    former.pipeline.take(frames[0], time.time_ns())
+    bench = Bench(config=replace(CONFIG, last_frame=former.pipeline.last_frame))
+    for frame in frames:
+        bench.pipeline.take(frame, time.time_ns())
+    assert bench.pipeline.account.counters.received == 1
     assert bench.notes == []
 
 
