@@ -93,7 +93,7 @@ class LocalCompute(StoredProvider):
         self._stopping = True
         for workers in self._workers.values():
             workers.stop()
-        for action_id in self._calls:
+        for action_id in list(self._calls):
             self._store.set_running(action_id, False)
         self._store.close()
 
