@@ -37,7 +37,7 @@ class Capture:
     """Writes the frames it is given to one scan file; `path` appears under its name only when it is whole.
 
     While the disk is full it waits, and frames wait in its queue. If the process dies, NAME.part holds what was
-    written up to a second before.
+    written up to a second before, unless it died within the flush that comes every second.
     """
 
     def __init__(

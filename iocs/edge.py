@@ -13,6 +13,7 @@ import pvaccess as pva
 
 from iocs import edge_stream
 from iocs.config import Config
+from iocs.edge_commands import Commands
 from iocs.edge_messages import (
     Command,
     Event,
@@ -54,7 +55,7 @@ class Edge:
         self._store = ModelStore(config.root / "edge" / "models")
         procedure = full_name(config.prefix, workflow.FETCH)
         self._fetcher = Fetcher(self._store, procedure, config.edge.fetch_timeout_s, done=self._fetch_ended)
-        self._commands: _Commands | None = None
+        self._commands: Commands | None = None
         self._process: BaseProcess | None = None
         self._live: KeptModel | None = None
         self._wanted: Announcement | None = None
@@ -121,7 +122,7 @@ class Edge:
         )
         self._process.start()
         theirs.close()
-        self._commands = _Commands(ours)
+        self._commands = Commands(ours)
         threading.Thread(target=self._listen, args=(ours, ended), name="edge-events", daemon=True).start()
 
     def _listen(self, pipe: Connection, ended: Callable[[], object]) -> None:
@@ -324,47 +325,6 @@ class Edge:
         refusal = f"{announcement.version} {serial} {reason}"
         self._ioc.post(pvs.REFUSED, refusal, severity=Severity.MAJOR, message=text)
         self._ioc.tell(pvs.MESSAGE, text, Severity.MAJOR)
-
-
-class _Commands:
-    """Writes commands to a stream process in a thread of its own: one that stands still holds up nothing else.
-
-    Of the commands of one kind that wait to be written only the newest is kept; a newer one says all that the older
-    said.
-    """
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        self._changed = threading.Condition()
-        self._waiting: dict[type[Command], Command] = {}
-        self._closed = False
-        self._thread = threading.Thread(target=self._write, name="edge-commands", daemon=True)
-        self._thread.start()
-
-    def send(self, command: Command) -> None:
-        with self._changed:
-            self._waiting[type(command)] = command
-            self._changed.notify()
-
-    def close(self) -> None:
-        """End the thread; only for a process that has ended, for until then it may be in the midst of writing."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _write(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._waiting)
-                if self._closed:
-                    return
-                command = self._waiting.pop(next(iter(self._waiting)))
-            try:
-                self._pipe.send(command)
-            except OSError:
-                log.info("the stream process is gone; it gets its settings when it is started again")
-                return
 
 
 async def serve(config: Config, ready: Callable[[], None] | None = None) -> None:
