@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 from phasing.errors import PhaselineError
-from pvdb.model import MAX_STRING_CHARACTERS, Kind, Pv
+from pvdb.model import LARGEST_INTEGER, MAX_STRING_CHARACTERS, Kind, Pv
 
-_LONG = range(-(2**31), 2**31)
+_LONG = range(-LARGEST_INTEGER - 1, LARGEST_INTEGER + 1)
 """What Channel Access and the pvAccess type of an INTEGER can carry."""
 
 

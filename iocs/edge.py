@@ -32,7 +32,7 @@ from iocs.edge_messages import (
 from iocs.edge_models import Announcement, Fetcher, KeptModel, ModelStore
 from iocs.server import IocServer
 from phasing.errors import PhaselineError
-from pvdb import Severity, full_name, workflow
+from pvdb import LARGEST_INTEGER, Severity, full_name, workflow
 from pvdb import edge as pvs
 
 log = logging.getLogger("phaseline.edge")
@@ -41,8 +41,6 @@ NO_MODEL, IDLE, STREAMING, DISABLED, FAULT = range(5)
 MODEL_IDLE, FETCHING, WARMING, REFUSED = range(4)
 RESTART_DELAY_S = 1.0
 STOP_TIMEOUT_S = 1.0
-MOST_SHOWN = 2**31 - 1
-"""What the PV of a whole number holds: a larger count would come out negative, and without its alarm."""
 
 
 class Edge:
@@ -214,7 +212,8 @@ class Edge:
             pvs.FRAMES_EMPTY: c.empty,
             pvs.FRAMES_UNPLACED: c.unplaced,
         }
-        shown = {pv: min(number, MOST_SHOWN) for pv, number in counts.items()} | {
+        # A larger count would come out negative, and without its alarm.
+        shown = {pv: min(number, LARGEST_INTEGER) for pv, number in counts.items()} | {
             pvs.SCAN_ID: status.scan_id,
             pvs.RATE: status.rate_hz,
             pvs.LATENCY_MEDIAN: status.latency_median_s * 1e3,

@@ -1,7 +1,7 @@
 """Every PV of phaseline, declared once: servers, screens, documents and tests read these declarations."""
 
 from pvdb import detector, edge, health, workflow
-from pvdb.model import AlarmLimits, Kind, Limits, Pv, PvError, Role, Severity, full_name, state_name
+from pvdb.model import LARGEST_INTEGER, AlarmLimits, Kind, Limits, Pv, PvError, Role, Severity, full_name, state_name
 
 IOCS: dict[str, tuple[Pv, ...]] = {
     "detector": detector.PVS + health.pvs("Det"),
@@ -12,6 +12,7 @@ IOCS: dict[str, tuple[Pv, ...]] = {
 
 __all__ = [
     "IOCS",
+    "LARGEST_INTEGER",
     "AlarmLimits",
     "Kind",
     "Limits",

@@ -1,10 +1,10 @@
 """PVs of the simulated or replayed detector: areaDetector's names and types below its plugins' prefixes."""
 
 from pvdb.declare import Area, gather
-from pvdb.model import AlarmLimits, Kind, Severity
+from pvdb.model import LARGEST_INTEGER, AlarmLimits, Kind, Severity
 
 CAM_PREFIX, FILE_PREFIX, PVA_PREFIX, SOURCE_PREFIX = "Det:cam1:", "Det:HDF1:", "Det:Pva1:", "Det:Sim:"
-LAST_ID = LAST_FILE_NUMBER = 2_147_483_647
+LAST_ID = LAST_FILE_NUMBER = LARGEST_INTEGER
 """What an integer of 32 bits holds; an NTNDArray's uniqueId is one."""
 _DATA_TYPES = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64")
 
@@ -94,7 +94,7 @@ _source = Area(SOURCE_PREFIX, message="Message")
 SOURCE = _source.state("Source", "Where frames come from", ("Simulated", "Replay"), setpoint=True)
 SCAN_ID = _source.text("ScanId", "Id for the next scan, empty makes one", max_length=80, setpoint=True)
 SCAN_ID_USED = _source.text("ScanIdUsed", "Id of the running or last scan", max_length=80)
-SAMPLE = _source.integer("Sample", "Seed of the simulated sample", limits=(0, 2_147_483_647), setpoint=True)
+SAMPLE = _source.integer("Sample", "Seed of the simulated sample", limits=(0, LARGEST_INTEGER), setpoint=True)
 REGION_X = _source.number("RegionX", "Centre of the scan on the sample", unit="um", setpoint=True, limits=(-1000, 1000))
 REGION_Y = _source.number("RegionY", "Centre of the scan on the sample", unit="um", setpoint=True, limits=(-1000, 1000))
 STEP = _source.number(

@@ -27,6 +27,10 @@ class Severity(IntEnum):
     INVALID = 3
 
 
+LARGEST_INTEGER = 2**31 - 1
+"""What the PV of a whole number holds: Channel Access has 32 bits for it."""
+
+
 class Kind(Enum):
     """What a PV holds."""
 
