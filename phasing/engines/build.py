@@ -1,0 +1,138 @@
+"""From ONNX and card to an engine that has proved itself on frames."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from phasing.card import ModelCard
+from phasing.engines.hardware import engine_names_available
+from phasing.engines.onnxruntime_engine import OnnxRuntimeNetwork
+from phasing.engines.openvino_engine import OpenVinoNetwork
+from phasing.engines.protocol import AUTO, FLOAT32, Engine, EngineOptions, FloatArray, Network
+from phasing.engines.served import Served
+from phasing.engines.tensorrt_engine import TensorRtNetwork
+from phasing.engines.torch_engine import torch_network
+from phasing.errors import MissingExtra, ModelError
+
+logger = logging.getLogger(__name__)
+
+PHASE_LIMIT_RAD = np.pi + 0.05
+"""The network ends in tanh times pi; the rest is bfloat16's rounding."""
+_COMPARED_FRAMES = 16
+_FLOAT32_LIMIT_RAD = 1e-3
+"""What libraries differ by in float32 is about 1e-6; more is an error of one of them."""
+
+_REFERENCE = "onnxruntime CPU float32"
+
+_BUILDERS: dict[str, Callable[[bytes, ModelCard, EngineOptions], Network]] = {
+    "openvino": OpenVinoNetwork,
+    "onnxruntime": OnnxRuntimeNetwork,
+    "tensorrt": TensorRtNetwork,
+    "torch": torch_network,
+}
+
+
+def build_engine(
+    onnx_bytes: bytes,
+    card: ModelCard,
+    options: EngineOptions = EngineOptions(),  # noqa: B008  (frozen)
+    frames: FloatArray | None = None,
+) -> Engine:
+    """Build an engine, compare it with float32 ONNX Runtime, and warm it up, so that its first real batch is as fast.
+
+    frames: (N, 1, n, n) prepared real frames, not scaled, of which the first 16 are predicted; None for synthetic ones.
+    Reduced precision that differs by more than options.max_difference_rad on average gives way to float32.
+    Raises MissingExtra when the library is not installed; ModelError when the name is unknown or when the network
+    cannot be built, does not fit its card, or returns anything but phases within -pi and pi.
+    """
+    if options.name not in (AUTO, *_BUILDERS):
+        raise ModelError(f"no inference engine is called {options.name!r}: choose {AUTO}, {', '.join(_BUILDERS)}")
+    trial = _Trial(onnx_bytes, card, frames)
+    names = engine_names_available() if options.name == AUTO else (options.name,)
+    refusals: list[ModelError | MissingExtra] = []
+    for name in names:
+        try:
+            return _proved(trial, replace(options, name=name))
+        except (ModelError, MissingExtra) as refusal:
+            refusals.append(refusal)
+            logger.info("%s does not serve model version %d: %s", name, card.version, refusal)
+    raise refusals[0]
+
+
+class _Trial:
+    """A model with the frames that an engine is tried on, and what they are in float32."""
+
+    def __init__(self, onnx_bytes: bytes, card: ModelCard, frames: FloatArray | None) -> None:
+        self.onnx_bytes, self.card = onnx_bytes, card
+        some = frames[:_COMPARED_FRAMES] if frames is not None and len(frames) else _synthetic_frames(card)
+        self.counts = np.ascontiguousarray(some, np.float32)
+        self._expected_rad: FloatArray | None = None
+
+    def expected_rad(self) -> FloatArray:
+        """(N, 1, n, n) phase in rad by ONNX Runtime in float32. ModelError when it is none."""
+        if self._expected_rad is None:
+            options = EngineOptions(precision=FLOAT32, providers=("cpu",))
+            network = OnnxRuntimeNetwork(self.onnx_bytes, self.card, options)
+            self._expected_rad = self.phase_rad(_served(network, self.card), self.counts)
+            network.close()
+        return self._expected_rad
+
+    def phase_rad(self, engine: Engine, counts: FloatArray) -> FloatArray:
+        """What an engine answers. ModelError when it is not finite, or no phase."""
+        phase_rad = engine.infer(counts)
+        if not np.isfinite(phase_rad).all() or np.abs(phase_rad).max() > PHASE_LIMIT_RAD:
+            reason = "output is not a phase within -pi and pi"
+            raise ModelError(f"model version {self.card.version}: {reason} ({engine.name})")
+        return phase_rad
+
+
+def _synthetic_frames(card: ModelCard) -> FloatArray:
+    """Speckle under an envelope, with the brightest pixels around 1 once scaled, as in training."""
+    side_px = card.input_shape[1]
+    along = (np.arange(side_px) - side_px // 2) / (side_px / 8)
+    envelope = np.exp(-(along[:, None] ** 2 + along**2))
+    scaled = envelope * np.random.default_rng(0).exponential(0.3, (_COMPARED_FRAMES, *card.input_shape))
+    return (scaled / card.counts_scale).astype(np.float32)
+
+
+def _proved(trial: _Trial, options: EngineOptions) -> Engine:
+    network = _BUILDERS[options.name](trial.onnx_bytes, trial.card, options)
+    try:
+        # First of all what the network is in float32: if that is no phase, no other precision needs to be tried.
+        expected_rad = None if network.name == _REFERENCE else trial.expected_rad()
+    except ModelError:
+        network.close()
+        raise
+    try:
+        difference_rad = _tried(trial, _served(network, trial.card), expected_rad, options)
+        reduced = network.precision != FLOAT32
+        _check_difference(network.name, difference_rad, options.max_difference_rad if reduced else _FLOAT32_LIMIT_RAD)
+    except ModelError as refusal:
+        network.close()
+        if network.precision == FLOAT32:
+            raise
+        logger.warning("float32 takes the place of %s: %s", network.precision, refusal)
+        return _proved(trial, replace(options, precision=FLOAT32))
+    return _served(network, trial.card, difference_rad if reduced else None)
+
+
+def _tried(trial: _Trial, engine: Engine, expected_rad: FloatArray | None, options: EngineOptions) -> float:
+    for size in dict.fromkeys((1, options.batch_size)):
+        counts = np.resize(trial.counts, (size, *trial.card.input_shape))
+        for _ in range(options.parallel):
+            trial.phase_rad(engine, counts)
+    phase_rad = trial.phase_rad(engine, trial.counts)
+    return 0.0 if expected_rad is None else float(np.abs(phase_rad - expected_rad).mean())
+
+
+def _check_difference(name: str, difference_rad: float, limit_rad: float) -> None:
+    if not difference_rad <= limit_rad:
+        raise ModelError(
+            f"{name} differs from float32 ONNX Runtime by {difference_rad:.2g} rad, over {limit_rad:g} rad"
+        )
+
+
+def _served(network: Network, card: ModelCard, difference_rad: float | None = None) -> Engine:
+    return Served(network, card.input_shape, difference_rad)

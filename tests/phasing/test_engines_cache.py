@@ -1,0 +1,77 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_networks import frames
+
+from phasing.engines import EngineOptions, build_engine
+from phasing.engines.cache import cache_path, read_cached, write_cached
+
+openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+
+
+def answer(exported: Any, cache: Path | None) -> np.ndarray:
+    options = EngineOptions(name="openvino", threads=1, cache=cache)
+    engine = build_engine(exported.onnx_path.read_bytes(), exported.draft, options)
+    try:
+        return engine.infer(frames(3))
+    finally:
+        engine.close()
+
+
+def test_the_second_build_compiles_nothing(exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = answer(exported, tmp_path / "cache")
+    monkeypatch.setattr(openvino.Core, "compile_model", None)
+    assert np.array_equal(answer(exported, tmp_path / "cache"), first)
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "one bit", "of another library", "a folder"])
+def test_a_corrupted_cache_does_not_break_the_build(exported: Any, tmp_path: Path, damage: str) -> None:
+    expected = answer(exported, None)
+    answer(exported, tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "emptied":
+        path.write_bytes(b"")
+    elif damage == "one bit":
+        path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    elif damage == "of another library":
+        write_cached(path, b"a blob with the right checksum that nobody can read")
+    else:
+        path.unlink()
+        path.mkdir()
+    assert np.array_equal(answer(exported, tmp_path), expected)
+    if damage != "a folder":
+        assert read_cached(path) is not None
+        assert len(path.read_bytes()) > 1000
+
+
+def test_a_folder_that_cannot_be_written_costs_no_more_than_time(exported: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert np.array_equal(answer(exported, tmp_path / "file" / "cache"), answer(exported, None))
+
+
+def test_every_fact_makes_another_file_and_few_files_are_kept(tmp_path: Path) -> None:
+    facts = [("model", "cpu", 1), ("other", "cpu", 1), ("model", "gpu", 1), ("model", "cpu", 2)]
+    assert len({cache_path(tmp_path, "kind", *each) for each in facts}) == len(facts)
+    assert cache_path(None, "kind", "model") is None
+    for number in range(40):
+        write_cached(cache_path(tmp_path, "kind", number), b"%d" % number)
+    kept = cache_path(tmp_path, "kind", 39)
+    assert read_cached(kept) == b"39"
+    assert len(list(tmp_path.iterdir())) == 16
+    assert read_cached(None) is None
+
+
+def test_a_file_appears_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cache_path(tmp_path, "kind", "fact")
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    write_cached(path, b"content")
+    assert list(tmp_path.iterdir()) == []
