@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pvaccess as pva
 
+from iocs.codecs import decompress
 from phasing.errors import FrameRejected
 
 Attribute = str | int | float
@@ -20,6 +21,10 @@ _FIELDS = {
         ("i8", "long"), ("u8", "ulong"), ("f4", "float"), ("f8", "double"),
     )
 }  # fmt: skip
+_NESTED = (tuple, list)
+_COLOR_MODE = "ColorMode"
+_MONO = 0
+"""areaDetector's attribute that says how colours lie in an array, and its value for none."""
 _READ_ONLY = """ASG(DEFAULT) { RULE(1, READ) }
 ASG(STREAM) { RULE(1, READ) }
 """
@@ -28,38 +33,82 @@ ASG(STREAM) { RULE(1, READ) }
 
 @dataclass(frozen=True, eq=False)
 class NdFrame:
-    """One NTNDArray: `array` (H, W) of any real dtype, Unix time in nanoseconds, NDAttributes by name."""
+    """One NTNDArray: `array` (H, W) of any real dtype, Unix time in nanoseconds, NDAttributes by name.
+
+    `severity` (0 none, 1 minor, 2 major, 3 invalid) and `message` are the alarm that it goes out with or came with.
+    """
 
     unique_id: int
     time_ns: int
     array: npt.NDArray[Any]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     units: str = ""
+    severity: int = 0
+    message: str = ""
+
+
+class Encoder:
+    """Makes the NTNDArrays of one stream in one object, in which only what changed is set anew.
+
+    Building a new one costs many times as much, most of it for attributes that are those of the frame before. Of one
+    thread. What a server was given is safe from the next frame: pixels, dimensions and attributes go in as copies, and
+    an attribute's value, which does not, is replaced and never changed.
+    """
+
+    def __init__(self) -> None:
+        self._made = pva.NtNdArray()
+        self._layout: tuple[int, int, int] | None = None
+        self._attributes: dict[tuple[str, type, Attribute], Any] | None = None
+        self._units = ""
+        self._alarm = (0, "")
+
+    def encode(self, frame: NdFrame) -> Any:
+        """The pvapy NTNDArray of a frame, good until the next call; x first, as the normative type wants it.
+
+        Raises FrameRejected for what is no two-dimensional array of a type that NTNDArray has.
+        """
+        array = frame.array.astype(frame.array.dtype.newbyteorder("="), copy=False)  # a file's may be big-endian
+        if array.ndim != 2 or array.dtype not in _FIELDS:
+            raise FrameRejected(f"{array.shape} {array.dtype} is no two-dimensional array of a type that NTNDArray has")
+        made = self._made
+        self._set_attributes(frame.attributes)
+        self._set_layout(array.shape[0], array.shape[1], array.nbytes)
+        made.setUnion("value", {_FIELDS[array.dtype]: np.ascontiguousarray(array).ravel()})
+        made.setInt("uniqueId", frame.unique_id)
+        seconds, nanoseconds = divmod(frame.time_ns, 1_000_000_000)
+        for stamp in ("timeStamp", "dataTimeStamp"):
+            made.setLong(f"{stamp}.secondsPastEpoch", seconds)
+            made.setInt(f"{stamp}.nanoseconds", nanoseconds)
+        if frame.units != self._units:
+            made.setString("display.units", frame.units)
+            self._units = frame.units
+        alarm = frame.severity, frame.message
+        if alarm != self._alarm:
+            made["alarm"] = pva.PvAlarm(frame.severity, 0, frame.message)
+            self._alarm = alarm
+        return made
+
+    def _set_layout(self, height: int, width: int, size_bytes: int) -> None:
+        layout = height, width, size_bytes
+        if layout != self._layout:
+            self._made["dimension"] = [pva.PvDimension(n, 0, n, 1, False) for n in (width, height)]
+            self._made["compressedSize"] = self._made["uncompressedSize"] = size_bytes
+            self._layout = layout
+
+    def _set_attributes(self, attributes: Mapping[str, Attribute]) -> None:
+        """Set the list again if anything in it changed; what did not change goes in as it is."""
+        former = self._attributes or {}
+        keys = [(name, type(value), value) for name, value in attributes.items() if name != _COLOR_MODE]
+        if self._attributes is not None and keys == list(former):
+            return
+        entries = {key: former.get(key) or {"name": key[0], "value": _any(key[2])} for key in keys}
+        self._made.setStructureArray("attribute", [{"name": _COLOR_MODE, "value": pva.PvInt(_MONO)}, *entries.values()])
+        self._attributes = entries
 
 
 def encode(frame: NdFrame) -> Any:
-    """The pvapy NTNDArray of a frame; x first, as the normative type wants it.
-
-    Raises FrameRejected for what is no two-dimensional array of a type that NTNDArray has.
-    """
-    made = pva.NtNdArray()
-    array = frame.array.astype(frame.array.dtype.newbyteorder("="), copy=False)  # a file's may be big-endian
-    if array.ndim != 2 or array.dtype not in _FIELDS:
-        raise FrameRejected(f"{array.shape} {array.dtype} is no two-dimensional array of a type that NTNDArray has")
-    height, width = array.shape
-    stamp = pva.PvTimeStamp(frame.time_ns // 1_000_000_000, frame.time_ns % 1_000_000_000)
-    made["uniqueId"] = frame.unique_id
-    made["value"] = {_FIELDS[array.dtype]: np.ascontiguousarray(array).ravel()}
-    made["dimension"] = [pva.PvDimension(n, 0, n, 1, False) for n in (width, height)]
-    made["compressedSize"] = made["uncompressedSize"] = array.nbytes
-    made["timeStamp"] = stamp
-    made["dataTimeStamp"] = stamp
-    made["attribute"] = [pva.NtAttribute("ColorMode", pva.PvInt(0))] + [
-        pva.NtAttribute(name, _any(value)) for name, value in frame.attributes.items()
-    ]
-    if frame.units:
-        made["display"] = {"units": frame.units}
-    return made
+    """The pvapy NTNDArray of a frame, as Encoder makes it but an object of its own."""
+    return Encoder().encode(frame)
 
 
 def _any(value: Attribute) -> Any:
@@ -73,8 +122,9 @@ def _any(value: Attribute) -> Any:
 def decode(received: Any) -> NdFrame | None:
     """The frame of a pvapy NTNDArray; None for the empty first update of a stream that has no frame yet.
 
-    The array is a read-only view of the received memory. Raises FrameRejected with the reason for what is no
-    uncompressed two-dimensional mono image, whatever a stream of that name holds.
+    The array is read-only, of what was not compressed a view of the received memory. Raises FrameRejected with the
+    reason for what is no two-dimensional mono image of numbers, plain or compressed as `iocs.codecs` reads it, whatever
+    a stream of that name holds.
     """
     try:
         return _decoded(received)
@@ -83,40 +133,73 @@ def decode(received: Any) -> NdFrame | None:
 
 
 def _decoded(received: Any) -> NdFrame | None:
-    dimensions = received["dimension"]
-    union = received["value"][0]
-    if not dimensions and not any(np.size(values) for values in union.values()):
+    dimensions = received.getStructureArray("dimension")
+    values = _values(received)
+    if not dimensions and not values.size:
         return None
-    shape = tuple(int(d["size"]) for d in reversed(dimensions))
-    if len(shape) != 2:
-        raise FrameRejected(f"{len(shape)} dimensions, only two-dimensional mono frames are read")
-    if min(shape) < 0:
-        raise FrameRejected(f"{shape[0]} x {shape[1]} pixels, a size cannot be negative")
-    codec = received["codec"]["name"]
+    shape = _shape(dimensions)
+    attributes = _attributes(received.getStructureArray("attribute"))
+    mode = attributes.get(_COLOR_MODE, _MONO)
+    if mode != _MONO:
+        raise FrameRejected(f"{_COLOR_MODE} {mode}, only mono frames ({_MONO}) are read")
+    codec = received.getString("codec.name")
     if codec:
-        raise FrameRejected(f"compressed by {codec}; send uncompressed frames")
-    values = np.asarray(next(iter(union.values()), ()))
+        values = _decompressed(received, codec, values, shape)
     if values.size != shape[0] * shape[1]:
         raise FrameRejected(f"{values.size} pixels for {shape[0]} x {shape[1]}")
-    stamp = received["timeStamp"]
+    if values.dtype not in _FIELDS:
+        raise FrameRejected(f"pixels are {values.dtype}, not numbers")
+    severity = received.getInt("alarm.severity") if received.hasField("alarm") else 0
     return NdFrame(
-        unique_id=int(received["uniqueId"]),
-        time_ns=int(stamp["secondsPastEpoch"]) * 1_000_000_000 + int(stamp["nanoseconds"]),
+        unique_id=received.getInt("uniqueId"),
+        time_ns=received.getLong("timeStamp.secondsPastEpoch") * 1_000_000_000
+        + received.getInt("timeStamp.nanoseconds"),
         array=values.reshape(shape),
-        attributes=_attributes(received["attribute"]),
+        attributes=attributes,
+        severity=severity,
+        message=received.getString("alarm.message") if severity else "",
     )
 
 
+def _values(received: Any) -> npt.NDArray[Any]:
+    """The pixels as they came, (N,); none where no type was chosen yet."""
+    if not received.getSelectedUnionFieldName("value"):
+        return np.empty(0)
+    return np.asarray(received.getUnion("value").getScalarArray())
+
+
+def _shape(dimensions: list[dict[str, Any]]) -> tuple[int, int]:
+    """Rows and columns of the sizes that come x first."""
+    if len(dimensions) != 2:
+        raise FrameRejected(f"{len(dimensions)} dimensions, only two-dimensional mono frames are read")
+    width, height = (int(dimension["size"]) for dimension in dimensions)
+    if width < 0 or height < 0:
+        raise FrameRejected(f"{height} x {width} pixels, a size cannot be negative")
+    if not width or not height:
+        raise FrameRejected(f"{height} x {width} pixels, a frame without any")
+    return height, width
+
+
+def _decompressed(received: Any, codec: str, values: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[Any]:
+    parameters, size_bytes = _scalar(received["codec"]["parameters"]), received.getLong("compressedSize")
+    pixels = decompress(codec, parameters, values, shape[0] * shape[1], size_bytes=size_bytes)
+    pixels.setflags(write=False)
+    return pixels
+
+
+def _scalar(value: Any) -> Any:
+    """What is in an `any`, which pvapy gives as a tuple or a dict of one."""
+    while isinstance(value, _NESTED) and value:
+        value = value[0]
+    return value.get("value") if isinstance(value, dict) else value
+
+
 def _attributes(received: list[dict[str, Any]]) -> dict[str, Attribute]:
-    """NDAttributes with a scalar value; pvapy gives an `any` as a tuple or a dict of one."""
+    """NDAttributes with a scalar value."""
     found: dict[str, Attribute] = {}
     for attribute in received:
-        value = attribute["value"]
-        while isinstance(value, tuple | list) and value:
-            value = value[0]
-        if isinstance(value, dict):
-            value = value.get("value")
-        if isinstance(value, str | int | float):
+        value = _scalar(attribute["value"])
+        if isinstance(value, Attribute):
             found[attribute["name"]] = value
     return found
 
@@ -126,17 +209,18 @@ class StreamServer:
 
     def __init__(self, names: Iterable[str]) -> None:
         """Begin to serve `names`, each with an empty first value."""
+        self._encoders = {name: Encoder() for name in names}
         self._server = pva.PvaServer()
         with tempfile.TemporaryDirectory() as folder:
             rules = Path(folder) / "read-only.acf"
             rules.write_text(_READ_ONLY)
             self._server.initAs(str(rules), "")
-        for name in names:
+        for name in self._encoders:
             self._server.addRecordWithAs(name, pva.NtNdArray(), 1, "STREAM")
 
     def publish(self, name: str, frame: NdFrame) -> None:
-        """Send a frame to the clients of a stream."""
-        self._server.update(name, encode(frame))
+        """Send a frame to the clients of a stream; each stream of one thread, several of several."""
+        self._server.update(name, self._encoders[name].encode(frame))
 
     def stop(self) -> None:
         """Stop serving."""

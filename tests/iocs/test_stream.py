@@ -1,14 +1,20 @@
 """NTNDArray streams: what is encoded is decoded, x comes first on the wire, nobody else can write, readers recover."""
 
+import re
 import time
+import zlib
+from dataclasses import replace
 
 import clients
 import numpy as np
 import pvaccess as pva
 import pytest
+from frame_sender import COUNT, Sender, frames
 from stream_source import HEIGHT, NAME, TIME_NS, WIDTH, Source, frame
+from test_codecs import FRAME, SENT
 
-from iocs.stream import NdFrame, StreamReader, decode, encode
+from iocs.codecs import SCALAR_TYPES
+from iocs.stream import Encoder, NdFrame, StreamReader, decode, encode
 from phasing.errors import FrameRejected
 
 DTYPES = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
@@ -50,8 +56,40 @@ def colour(made):
     made["dimension"] = [pva.PvDimension(n, 0, n, 1, False) for n in (1, WIDTH, HEIGHT)]
 
 
+def of_bayer_pixels(made):
+    made["attribute"] = [pva.NtAttribute("ColorMode", pva.PvInt(1))]
+
+
 def compressed(made):
-    made["codec"] = pva.PvCodec("lz4", pva.PvInt(0))
+    made["codec"] = pva.PvCodec("jpeg", pva.PvInt(5))
+
+
+def compressed_without_type(made):
+    made["codec"] = pva.PvCodec("zlib", pva.PvString("ushort"))
+
+
+def compressed_but_not_in_bytes(made):
+    made["codec"] = pva.PvCodec("lz4", pva.PvInt(6))
+
+
+def cut_short(made):
+    made["value"] = {"ubyteValue": np.zeros(5, "u1")}
+    made["codec"] = pva.PvCodec("lz4", pva.PvInt(6))
+    made["compressedSize"] = 6
+
+
+def of_more_pixels_than_memory(made):
+    made["dimension"] = [pva.PvDimension(n, 0, n, 1, False) for n in (2**31 - 1, 2**31 - 1)]
+    made["codec"] = pva.PvCodec("lz4", pva.PvInt(6))
+
+
+def without_pixels(made):
+    made["value"] = {"ushortValue": np.zeros(0, "u2")}
+    made["dimension"] = [pva.PvDimension(n, 0, n, 1, False) for n in (WIDTH, 0)]
+
+
+def without_sent_pixels(made):
+    made["value"] = {"ushortValue": np.zeros(0, "u2")}
 
 
 def too_short(made):
@@ -72,7 +110,14 @@ def no_dimensions(made):
         (colour, "3 dimensions"),
         (line, "1 dimensions"),
         (no_dimensions, "0 dimensions"),
-        (compressed, "compressed by lz4"),
+        (of_bayer_pixels, "ColorMode 1, only mono"),
+        (compressed, "compressed by jpeg, which is not read"),
+        (compressed_without_type, "no number's: 'ushort'"),
+        (compressed_but_not_in_bytes, "compressed by lz4: uint16 in place of bytes"),
+        (cut_short, "compressed by lz4: 5 bytes of 6"),
+        (of_more_pixels_than_memory, "more than 1073741824 bytes"),
+        (without_pixels, "0 x 3 pixels, a frame without any"),
+        (without_sent_pixels, "0 pixels for 2 x 3"),
         (too_short, "6 pixels for 3 x 3"),
     ],
 )
@@ -81,6 +126,53 @@ def test_what_is_no_plain_image_is_rejected(spoil, reason):
     spoil(made)
     with pytest.raises(FrameRejected, match=reason):
         decode(made)
+
+
+@pytest.mark.parametrize("spare", [0, 7])
+@pytest.mark.parametrize("field", ["ubyteValue", "byteValue"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_compressed_frame_is_the_frame(dtype, field, spare):
+    array = np.arange(6, dtype=dtype).reshape(2, 3)
+    data = np.frombuffer(zlib.compress(array.tobytes()), np.uint8)
+    made = encode(NdFrame(1, TIME_NS, array, {"PositionX": 0.5}))
+    made["value"] = {field: np.pad(data, (0, spare)).view("i1" if field == "byteValue" else "u1")}
+    made["codec"] = pva.PvCodec("zlib", pva.PvInt(SCALAR_TYPES.index(dtype)))
+    made["compressedSize"] = data.size
+    decoded = decode(made)
+    assert decoded.array.dtype == dtype and not decoded.array.flags.writeable
+    np.testing.assert_array_equal(decoded.array, array)
+    assert decoded.attributes["PositionX"] == 0.5
+
+
+def test_boolean_pixels_are_ones_and_zeros():
+    made = encode(frame(1))
+    made["value"] = {"booleanValue": [True, False, True, True, False, False]}
+    assert decode(made).array.tolist() == [[1, 0, 1], [1, 0, 0]]
+
+
+def test_an_alarm_goes_along_until_it_is_over():
+    encoder = Encoder()
+    seen = []
+    for alarm in [(3, "no model of this geometry"), (3, "another"), (0, "")]:
+        decoded = decode(encoder.encode(replace(frame(1), severity=alarm[0], message=alarm[1])))
+        seen.append((decoded.severity, decoded.message))
+    assert seen == [(3, "no model of this geometry"), (3, "another"), (0, "")]
+
+
+def test_a_frame_that_cannot_be_encoded_leaves_nothing_in_the_next():
+    encoder = Encoder()
+    first = frame(1)
+    encoder.encode(first)
+    spoilt = [
+        replace(first, array=np.zeros(3)),
+        replace(first, attributes={"PositionX": 2.5, "Pulse": 2**64}),
+        replace(first, unique_id=2**31, array=np.zeros((3, 3)), units="rad"),
+        replace(first, severity=2**40, message="odd"),
+    ]
+    for bad in spoilt:
+        with pytest.raises((FrameRejected, OverflowError)):
+            encoder.encode(bad)
+        assert str(encoder.encode(first)) == str(encode(first))
 
 
 def next_frame(reader):
@@ -188,3 +280,44 @@ def restart():
 
 def test_a_reader_connects_again_when_the_server_was_killed(place):
     assert place.call(restart) == [1, 2]
+
+
+def as_sent(made):
+    """All that is in an NTNDArray as text, but the names that what is in a union has only before it is sent."""
+    return re.sub(r" (\w+Value|value) ", "  ", str(made))
+
+
+def differences(kind, names):
+    """How frames that many threads publish differ from what is made of each anew, for a client that reads late."""
+    found = []
+    with Sender(kind, *names) as sender:
+        readers = {name: StreamReader(name, queue_size=COUNT[kind] + 10) for name in names}
+        for reader in readers.values():
+            assert decode(reader.next(clients.DEADLINE_S)) is None
+        sender.send()
+        for name, reader in readers.items():
+            for sent in frames(kind, name):
+                received = reader.next(clients.DEADLINE_S)
+                if received is None or as_sent(received) != as_sent(encode(sent)):
+                    found.append([name, sent.unique_id, received and decode(received).unique_id])
+            reader.close()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["small", "large"])
+def test_each_of_many_frames_arrives_as_if_it_were_encoded_alone(place, kind):
+    assert place.call(differences, kind, ["S:A", "S:B"]) == []
+
+
+def receive_compressed():
+    with Sender("compressed", NAME) as sender:
+        reader = StreamReader(NAME, queue_size=20)
+        assert decode(reader.next(clients.DEADLINE_S)) is None
+        sender.send()
+        found = [next_frame(reader) for _ in SENT]
+        reader.close()
+        return [[frame.unique_id, frame.array.dtype.str, np.array_equal(frame.array, FRAME)] for frame in found]
+
+
+def test_frames_compressed_by_every_codec_come_through_a_stream(place):
+    assert place.call(receive_compressed) == [[number, "<u2", True] for number in range(1, len(SENT) + 1)]
