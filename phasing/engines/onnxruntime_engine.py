@@ -1,5 +1,6 @@
 """ONNX Runtime: the CPU everywhere, CUDA and TensorRT by its execution providers."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ _PRECISIONS = {"cpu": (FLOAT32,), "cuda": (TF32, FLOAT32, FLOAT16), "tensorrt": 
 
 
 class OnnxRuntimeNetwork:
-    """A network in ONNX Runtime; calls from several threads share one session.
+    """A network in ONNX Runtime; calls from several threads share one session and its threads.
 
     Raises MissingExtra without the library; ModelError when a provider that was asked for is not there or does not
     start, when the precision is none of its, or when the network cannot be built or served.
@@ -68,15 +69,19 @@ class OnnxRuntimeNetwork:
         self.batch_size = fixed_batch(_ports(self._session.get_inputs()), _ports(self._session.get_outputs()), card)
         self.largest: int | None = options.batch_size if used == "tensorrt" else None
         self.parallel = options.parallel
+        # A caller computes on its own thread: without turns there would be more at work than the threads asked for.
+        self._turns = threading.Semaphore(min(options.parallel, options.threads or options.parallel))
         self._scale = np.float32(card.counts_scale)
         self._input: str = self._session.get_inputs()[0].name
 
     def run(self, counts: FloatArray) -> FloatArray:
         """(B, 1, n, n) prepared counts to phase in rad. Raises ModelError when the library fails."""
-        try:
-            result: FloatArray = self._session.run(None, {self._input: counts * self._scale})[0]
-        except self._failures as error:
-            raise cannot_infer(_LIBRARY, error) from error
+        scaled = counts * self._scale
+        with self._turns:
+            try:
+                result: FloatArray = self._session.run(None, {self._input: scaled})[0]
+            except self._failures as error:
+                raise cannot_infer(_LIBRARY, error) from error
         return result
 
     def close(self) -> None:
