@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from iocs import model_add
 from iocs.config import Config, load
 from phasing.errors import PhaselineError
 
@@ -52,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--energy-ev", type=float, required=True)
     convert.add_argument("--distance-m", type=float, required=True)
     convert.add_argument("--pixel-size-m", type=float, required=True)
+    model = commands.add_parser("model", help="models in the registry", description="Models in the registry.")
+    actions = model.add_subparsers(required=True, metavar="ACTION")
+    model_add.declare(_command(actions, "add", _model_add, "register an ONNX file of any origin"))
     return parser
 
 
@@ -133,6 +137,10 @@ def _convert(options: argparse.Namespace) -> int:
     )
     print(path)
     return 0
+
+
+def _model_add(options: argparse.Namespace) -> int:
+    return model_add.run(_prepared(options), options)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,15 @@ from iocs.edge_link import EdgeLink, Refusal
 from iocs.edge_models import Announcement
 from iocs.record import ActionFailed, Refused
 from iocs.server import IocServer
+from iocs.workflow_documents import Parent
 from phasing.card import ModelCard
 from phasing.errors import ModelError, PhaselineError
 from phasing.gate import GateMode, judge
 from phasing.store import Entry, ModelState, Registry
 from pvdb import Severity, state_name
 from pvdb import workflow as pvs
+
+REGISTRY_PERIOD_S = 1.0
 
 
 class Models:
@@ -31,7 +34,7 @@ class Models:
         self._margin, self._edge_timeout_s = margin, edge_timeout_s
         self._announced: Announcement | None = None
         self._choosing = threading.RLock()  # held from the look at what is active until its successor is announced
-        self._running = 0
+        self._running = self._replaced = 0  # versions: what the edge runs, what was active before
         self._refusal: Refusal | None = None
         self._edge_moved = asyncio.Condition()
         self._link = EdgeLink(prefix, running=self._edge_runs, refused=self._edge_refused)
@@ -42,10 +45,12 @@ class Models:
         active = registry.active(lineage)
         if active is not None:
             self._announce(active)
+        self._following = asyncio.create_task(self._follow_registry(registry.newest()))
         self._show()
 
     def close(self) -> None:
-        """End the link to the edge."""
+        """End the link to the edge, and the look at the registry; from any thread while the loop runs."""
+        self._ioc.loop.call_soon_threadsafe(self._following.cancel)
         self._link.close()
 
     @property
@@ -53,9 +58,17 @@ class Models:
         """The model that should be live."""
         return self._registry.active(self.lineage)
 
-    def checkpoint(self, version: int) -> Path:
-        """The weights of a version, checked by digest."""
-        return self._registry.checkpoint_path(version)
+    @property
+    def parent(self) -> Parent | None:
+        """The model that the next round starts from: the active one, with its weights checked by digest.
+
+        None when there is none, or when it is no model of ours: one without weights, or of another lineage.
+        """
+        active = self.active
+        if active is None or active.lineage != self.lineage:
+            return None
+        checkpoint = self._registry.checkpoint_path(active.version)
+        return None if checkpoint is None else Parent(active.version, checkpoint)
 
     def register(self, body: Json) -> Json:
         """Take in what a round made, judge it, announce it when it passes; called in a thread of the flow runner.
@@ -95,7 +108,7 @@ class Models:
         active = self.active
         if active is not None and active.version != card.parent and mode is GateMode.BETTER_ONLY:
             # Its figures compare it with its parent, which is not what it would replace.
-            return f"waits for Accept: version {active.version} went live while it was trained"
+            return f"waits for Accept: version {active.version} is live, which it was not compared with"
         verdict = judge(card.val_loss, card.incumbent_val_loss, mode, self._margin)
         if verdict.accepted:
             self._make_active(card, verdict.reason)
@@ -109,7 +122,10 @@ class Models:
         One at a time, so that what is announced last is what the registry has as active.
         """
         with self._choosing:
-            self._registry.set_active(card.version, reason)
+            former = self.active
+            self._registry.set_active(card.version, reason, lineage=self.lineage)
+            if former is not None and former.version != card.version:
+                self._replaced = former.version
             return self._announce(card)
 
     def _announce(self, card: ModelCard) -> Announcement:
@@ -151,7 +167,7 @@ class Models:
                 return
             try:
                 card = self._registry.card(self._running)
-                if card.lineage != self.lineage:
+                if card.lineage != self.lineage and card.version != self._replaced:
                     raise ModelError(f"it is of lineage {card.lineage}")
                 self._make_active(card, _told(refusal))
                 self._registry.refuse(refusal.version, refusal.reason)
@@ -170,7 +186,8 @@ class Models:
     async def _live(self, version: int, reason: str) -> None:
         """Put a version live and wait until the edge runs it; ActionFailed with the edge's reason.
 
-        Refused, with nothing changed, when the version is not there, not whole, or of another lineage.
+        Refused, with nothing changed, when the version is not there or not whole. One of another lineage may be put
+        live: the edge says when frames are not of its geometry, and it is no round's parent.
         """
         try:
             card = self._registry.card(version)
@@ -178,7 +195,7 @@ class Models:
         except ModelError as error:
             raise Refused(str(error)) from error
         if card.lineage != self.lineage:
-            raise Refused(f"version {version} is of lineage {card.lineage}, this experiment's is {self.lineage}")
+            reason = f"{reason}, of lineage {card.lineage}"
         announced = self._make_active(card, reason)
         try:
             async with asyncio.timeout(self._edge_timeout_s), self._edge_moved:
@@ -210,7 +227,7 @@ class Models:
     async def _rollback(self) -> None:
         active = self.active
         if active is None or active.parent is None:
-            raise Refused("the active model has no parent to go back to")
+            raise Refused("the active model has no parent to go back to: use Select")
         await self._live(active.parent, f"rolled back from version {active.version}")
 
     async def _fetch(self, arguments: dict[str, str]) -> dict[str, Any]:
@@ -223,32 +240,54 @@ class Models:
         card = self._registry.card(version)
         return {"card": json.dumps(card.to_json()), "data": content}
 
+    async def _follow_registry(self, shown: int) -> None:
+        """Show what another process registers, such as `phaseline model add`; `shown`: the version newest until now."""
+        trouble = ""
+        while True:
+            await asyncio.sleep(REGISTRY_PERIOD_S)
+            try:
+                newest = await asyncio.to_thread(self._registry.newest)
+                if newest != shown:
+                    self._show()
+                shown, trouble = newest, ""
+            except ModelError as error:
+                if str(error) != trouble:
+                    self._ioc.tell(pvs.MODEL_MESSAGE, str(error), Severity.MAJOR)
+                trouble = str(error)
+
     def _show(self) -> None:
-        """Post candidate, losses and the table."""
-        entries = self._registry.versions(self.lineage)
-        if entries:
-            newest = entries[-1].card
+        """Post candidate, losses and the table: this lineage's models, those added by hand, and what is active."""
+        active = self.active
+        entries = self._registry.choices(self.lineage)
+        made = [e for e in entries if e.card.lineage == self.lineage and e.card.val_loss is not None]
+        if made:
+            newest = made[-1].card
             self._ioc.post(pvs.CANDIDATE, newest.version)
-            self._ioc.post(pvs.CANDIDATE_VAL_LOSS, newest.val_loss)
+            self._ioc.post(pvs.CANDIDATE_VAL_LOSS, _number(newest.val_loss))
             incumbent = newest.incumbent_val_loss
             self._ioc.post(
                 pvs.ACTIVE_VAL_LOSS,
-                float("nan") if incumbent is None else incumbent,
-                message="" if incumbent is not None else "the first model has no incumbent",
+                _number(incumbent),
+                message="" if incumbent is not None else "there was no incumbent to compare with",
             )
         rows = [
             (
                 e.card.version,
                 e.card.parent or 0,
-                str(e.state),
-                e.card.val_loss,
-                float("nan") if e.card.incumbent_val_loss is None else e.card.incumbent_val_loss,
+                str(ModelState.ACTIVE if active is not None and e.card.version == active.version else e.state),
+                _number(e.card.val_loss),
+                _number(e.card.incumbent_val_loss),
                 len(e.card.scans),
                 e.card.created_s,
             )
             for e in reversed(entries)
         ]
         self._ioc.post(pvs.MODEL_TABLE, rows)
+
+
+def _number(loss_rad: float | None) -> float:
+    """A loss as a PV shows it."""
+    return float("nan") if loss_rad is None else loss_rad
 
 
 def _told(refusal: Refusal) -> str:

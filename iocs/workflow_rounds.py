@@ -7,7 +7,7 @@ from hpc_bridge.journal import RunStatus
 from iocs.config import TrainSection
 from iocs.record import ActionFailed, Refused
 from iocs.server import IocServer
-from iocs.workflow_documents import Layout, Parent, new_id, round_document
+from iocs.workflow_documents import Layout, new_id, round_document
 from iocs.workflow_models import Models
 from iocs.workflow_progress import Progress
 from iocs.workflow_runs import Runs
@@ -86,8 +86,7 @@ class Rounds:
     def _begin(self, pairs: list[str]) -> str:
         round_id = new_id("round")
         try:
-            active = self._models.active
-            parent = Parent(active.version, self._models.checkpoint(active.version)) if active else None
+            parent = self._models.parent
             settings = self._settings.model_dump(exclude={"gate_margin"})
             settings |= {"num_epochs": self._ioc.value(pvs.EPOCHS)}
             document = round_document(self._layout, round_id, pairs, parent, self._models.lineage, settings)

@@ -27,7 +27,8 @@ class ModelCard:
     version: assigned by the registry; 0 until then. parent: the version it was started from.
     digest: sha256 of the ONNX bytes, 64 hexadecimal digits.
     scans: ids of all scans it has learned from. losses, val_losses: by epoch, mean absolute error in rad.
-    incumbent_val_loss: the parent's loss on the same held-out frames.
+    val_loss: None for a network from elsewhere, of which no loss is known. incumbent_val_loss: the parent's loss on the
+    same held-out frames.
     input_shape: (1, n, n) of one prepared frame. geometry: the preparation (phasing.frames.prepare).
     counts_scale: what prepared counts are multiplied by before they enter the network (the engines do it).
     probe_intensity: (n, n) float32, the weight of a prediction's pixels in the stitched map, maximum 1.
@@ -39,7 +40,7 @@ class ModelCard:
     lineage: str
     digest: str
     scans: tuple[str, ...]
-    val_loss: float
+    val_loss: float | None
     incumbent_val_loss: float | None
     losses: tuple[float, ...]
     val_losses: tuple[float, ...]
@@ -85,7 +86,7 @@ class ModelCard:
             lineage=_read(data, "lineage", str),
             digest=_read(data, "digest", str),
             scans=_read(data, "scans", lambda scans: tuple(str(scan) for scan in scans)),
-            val_loss=_read(data, "val_loss", float),
+            val_loss=_read(data, "val_loss", _optional_float),
             incumbent_val_loss=_read(data, "incumbent_val_loss", _optional_float),
             losses=_read(data, "losses", _floats),
             val_losses=_read(data, "val_losses", _floats),

@@ -23,17 +23,20 @@ class Verdict:
 
 
 def judge(
-    candidate_val_loss: float,
+    candidate_val_loss: float | None,
     incumbent_val_loss: float | None,
     mode: GateMode = GateMode.BETTER_ONLY,
     margin: float = 0.0,
 ) -> Verdict:
     """Let a candidate through or refuse it, by losses on the same held-out frames.
 
-    candidate_val_loss, incumbent_val_loss: mean absolute error in rad; None where nothing is live yet.
+    candidate_val_loss: mean absolute error in rad; None where none is known, for a network from elsewhere.
+    incumbent_val_loss: the same of what is live; None where nothing is yet.
     margin: the relative improvement asked for, 0.05 = five per cent better than the incumbent.
-    A loss that is not finite is refused in every mode: such a network shows nothing.
+    A loss that is not known or not finite is refused in every mode: such a network has shown nothing.
     """
+    if candidate_val_loss is None:
+        return Verdict(False, "refused: the candidate's validation loss is not known")
     if not math.isfinite(candidate_val_loss):
         return Verdict(False, f"refused: the candidate's validation loss is {candidate_val_loss}")
     if mode is GateMode.MANUAL:

@@ -32,6 +32,8 @@ CREATE TABLE IF NOT EXISTS models (
     reason TEXT NOT NULL
 )
 """
+_GUESTS_SCHEMA = "CREATE TABLE IF NOT EXISTS guests (lineage TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+"""Versions of another lineage that somebody has let serve this one."""
 
 
 _Row = tuple[int, str, str, str]
@@ -69,17 +71,18 @@ class Registry:
         self._objects.mkdir(parents=True, exist_ok=True)
         self._set_up()
 
-    def publish(self, onnx_path: Path, checkpoint_path: Path, draft: ModelCard) -> ModelCard:
+    def publish(self, onnx_path: Path, checkpoint_path: Path | None, draft: ModelCard) -> ModelCard:
         """Take a model in as a candidate and return its card with the version that it was given.
 
-        draft: the card as export_onnx made it; its version is ignored. Files first, then one transaction: a
-        process that dies between them leaves nothing that a reader could see.
+        draft: the card as export_onnx made it; its version is ignored. checkpoint_path: None for a network whose
+        weights cannot be trained on. Files first, then one transaction: a process that dies between them leaves
+        nothing that a reader could see.
         Raises ModelError if the ONNX file is not the one that the card describes.
         """
         onnx = self._keep(onnx_path)
         if onnx != draft.digest:
             raise ModelError(f"{onnx_path} is not the model of its card: sha256 {onnx[:12]}, not {draft.digest[:12]}")
-        checkpoint = self._keep(checkpoint_path)
+        checkpoint = "" if checkpoint_path is None else self._keep(checkpoint_path)
         with self._transaction() as connection:
             row = (draft.lineage, onnx, checkpoint, "", ModelState.CANDIDATE, "")
             version = connection.execute(
@@ -106,32 +109,54 @@ class Registry:
             return self._readable(self._rows("ORDER BY version", ()))
         return self._readable(self._rows("WHERE lineage = ? ORDER BY version", (lineage,)))
 
+    def choices(self, lineage: str) -> tuple[Entry, ...]:
+        """What may serve a lineage: its own models, those that came without weights, and its guest; oldest first."""
+        guest = "version = (SELECT version FROM guests WHERE lineage = ?)"
+        clause = f"WHERE lineage = ? OR checkpoint = '' OR {guest} ORDER BY version"
+        return self._readable(self._rows(clause, (lineage, lineage)))
+
     def active(self, lineage: str) -> ModelCard | None:
         """The card of the model that serves this lineage, None before the first or when its row is corrupted."""
-        entries = self._readable(self._rows("WHERE lineage = ? AND state = ?", (lineage, ModelState.ACTIVE)))
+        guest = "WHERE version = (SELECT version FROM guests WHERE lineage = ?)"
+        own = "WHERE lineage = ? AND state = ?"
+        entries = self._readable(self._rows(guest, (lineage,)) or self._rows(own, (lineage, ModelState.ACTIVE)))
         return entries[0].card if entries else None
 
     def onnx_bytes(self, version: int) -> bytes:
         """The network as ONNX, verified by its digest at every read."""
         return self._verified(version, self.card(version).digest)[1]
 
-    def checkpoint_path(self, version: int) -> Path:
-        """The file of the network's weights, verified by its digest at every call."""
+    def newest(self) -> int:
+        """The version that was published last, of whatever lineage; 0 before the first."""
+        with self._transaction() as connection:
+            return int(connection.execute("SELECT COALESCE(MAX(version), 0) FROM models").fetchone()[0])
+
+    def checkpoint_path(self, version: int) -> Path | None:
+        """The file of the network's weights, verified by its digest at every call; None if it came without."""
         with self._transaction() as connection:
             row = connection.execute("SELECT checkpoint FROM models WHERE version = ?", (version,)).fetchone()
         if row is None:
             raise ModelError(f"there is no model version {version}")
-        return self._verified(version, row[0])[0]
+        return self._verified(version, row[0])[0] if row[0] else None
 
-    def set_active(self, version: int, reason: str = "") -> None:
-        """Let one version serve its lineage; the one that did so until now retires in the same transaction."""
-        lineage = self.card(version).lineage
+    def set_active(self, version: int, reason: str = "", *, lineage: str | None = None) -> None:
+        """Let one version serve a lineage; the one that did so until now retires in the same transaction.
+
+        lineage: by default the version's own. In another one it is a guest: it serves there until a further version
+        does, and its state in its own lineage stays what it is.
+        """
+        own = self.card(version).lineage
+        served = own if lineage is None else lineage
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE models SET state = ?, reason = ? WHERE lineage = ? AND state = ? AND version <> ?",
-                (ModelState.RETIRED, f"version {version} took over", lineage, ModelState.ACTIVE, version),
+                (ModelState.RETIRED, f"version {version} took over", served, ModelState.ACTIVE, version),
             )
-            _set_state(connection, version, ModelState.ACTIVE, reason)
+            connection.execute("DELETE FROM guests WHERE lineage = ?", (served,))
+            if served == own:
+                _set_state(connection, version, ModelState.ACTIVE, reason)
+            else:
+                connection.execute("INSERT INTO guests (lineage, version) VALUES (?, ?)", (served, version))
 
     def refuse(self, version: int, reason: str) -> None:
         """Keep a candidate from going live, with the gate's reason."""
@@ -139,7 +164,8 @@ class Registry:
             row = connection.execute("SELECT state FROM models WHERE version = ?", (version,)).fetchone()
             if row is None:
                 raise ModelError(f"there is no model version {version}")
-            if row[0] == ModelState.ACTIVE:
+            serves = connection.execute("SELECT 1 FROM guests WHERE version = ?", (version,)).fetchone()
+            if row[0] == ModelState.ACTIVE or serves:
                 raise ModelError(f"model version {version} is active: activate another one first")
             _set_state(connection, version, ModelState.REFUSED, reason)
 
@@ -151,6 +177,7 @@ class Registry:
                 connection.execute("PRAGMA journal_mode = WAL")
             with self._transaction() as connection:
                 connection.execute(_SCHEMA)
+                connection.execute(_GUESTS_SCHEMA)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

@@ -154,8 +154,8 @@ def test_what_is_announced_is_what_is_active_when_a_put_meets_a_round(in_loop: I
         changed, overtaken = threading.Event(), threading.Event()
         real = place.registry.set_active
 
-        def set_active(version: int, reason: str = "") -> None:
-            real(version, reason)
+        def set_active(version: int, reason: str = "", *, lineage: str | None = None) -> None:
+            real(version, reason, lineage=lineage)
             if threading.current_thread() is threading.main_thread():
                 overtaken.set()
             else:
@@ -265,6 +265,53 @@ def test_a_round_cut_off_before_the_gate_has_its_model_judged(in_loop: InLoop, m
         assert place.states == ["candidate"]
         await place.register(body)
         assert place.states == ["active"]
+
+    in_loop(check)
+
+
+def _added(place: Place, *, lineage: str = "test") -> int:
+    """A network from elsewhere, as `phaseline model add` registers it; its version."""
+    onnx = constant_onnx(0.7)
+    path = place.folder / "foreign.onnx"
+    path.write_bytes(onnx)
+    draft = replace(card(1, onnx), version=0, lineage=lineage, val_loss=None, scans=(), losses=(), val_losses=())
+    return place.registry.publish(path, None, draft).version
+
+
+@pytest.mark.parametrize("lineage", ["test", "another"])
+def test_a_model_without_a_loss_serves_but_is_nothing_that_a_round_is_compared_with(
+    in_loop: InLoop, lineage: str
+) -> None:
+    async def check(place: Place) -> None:
+        await place.register(place.export("one", 0.1, 0.5))
+        assert place.models.parent is not None
+        version = _added(place, lineage=lineage)
+        with pytest.raises(ActionFailed, match=f"has not taken version {version}"):
+            await place.put(pvs.SELECT, version)
+        assert place.announced.version == place.active == version
+        assert place.ioc.values[pvs.CANDIDATE] == 1
+        assert place.models.parent is None  # the next round begins anew
+        result = await place.register(place.export("anew", 0.3, 0.1))
+        assert result["verdict"] == f"waits for Accept: version {version} is live, which it was not compared with"
+        assert place.active == version
+        assert place.ioc.values[pvs.CANDIDATE] == result["version"]
+        with pytest.raises(ActionFailed, match="has not taken version 3"):
+            await place.put(pvs.ACCEPT)
+        assert place.active == 3
+        assert place.models.parent is not None
+
+    in_loop(check)
+
+
+def test_a_model_of_another_lineage_that_nobody_chose_is_no_way_back(in_loop: InLoop) -> None:
+    async def check(place: Place) -> None:
+        version = _added(place, lineage="another")
+        await place.register(place.export("first", 0.1, 0.5))
+        place.link.refused(Refusal(2, place.announced.serial, "too slow"))
+        place.link.running(version)
+        await _turns()
+        assert place.active == 2
+        assert "no way back to 1: it is of lineage another" in place.ioc.values[pvs.MODEL_MESSAGE]
 
     in_loop(check)
 

@@ -42,6 +42,13 @@ def test_travels_as_json_without_loss(card: ModelCard) -> None:
     assert set(card.to_json()) == {field.name for field in fields(card)}
 
 
+def test_a_loss_that_nobody_knows_travels_as_none(card: ModelCard) -> None:
+    unknown = replace(card, val_loss=None, incumbent_val_loss=None)
+    back = ModelCard.from_json(json.loads(json.dumps(unknown.to_json())))
+    assert back.val_loss is None
+    assert back.incumbent_val_loss is None
+
+
 def test_every_missing_key_is_named(card: ModelCard) -> None:
     for key in card.to_json():
         data = card.to_json()

@@ -18,11 +18,13 @@ from phasing.gate import GateMode, judge
         (0.9, 0.6, GateMode.ALWAYS, 0.0, True),
         (math.nan, 0.6, GateMode.ALWAYS, 0.0, False),
         (math.inf, None, GateMode.BETTER_ONLY, 0.0, False),
+        (None, 0.6, GateMode.BETTER_ONLY, 0.0, False),
+        (None, None, GateMode.ALWAYS, 0.0, False),
         (0.1, 0.6, GateMode.MANUAL, 0.0, False),
     ],
 )
 def test_lets_through_what_is_not_worse(
-    candidate: float, incumbent: float | None, mode: GateMode, margin: float, accepted: bool
+    candidate: float | None, incumbent: float | None, mode: GateMode, margin: float, accepted: bool
 ) -> None:
     verdict = judge(candidate, incumbent, mode, margin)
     assert verdict.accepted is accepted

@@ -53,6 +53,38 @@ def test_one_model_of_a_lineage_is_active(registry: Registry, exported: Any) -> 
     assert [entry.state for entry in registry.versions("one")] == ["active", "retired"]
 
 
+def test_a_guest_serves_a_lineage_until_another_does(registry: Registry, exported: Any, tmp_path: Path) -> None:
+    for lineage in ("one", "other", "other"):
+        publish(registry, exported, lineage)
+    registry.set_active(1)
+    registry.set_active(2, "by hand", lineage="one")
+    again = Registry(tmp_path / "models")
+    active = again.active("one")
+    assert active is not None
+    assert active.version == 2
+    assert [entry.state for entry in again.versions()] == ["retired", "candidate", "candidate"]
+    assert [entry.card.version for entry in again.choices("one")] == [1, 2]
+    assert again.active("other") is None
+    with pytest.raises(ModelError, match="version 2 is active"):
+        again.refuse(2, "worse")
+    again.set_active(1)
+    back = registry.active("one")
+    assert back is not None
+    assert back.version == 1
+    registry.refuse(2, "worse")
+    assert [entry.card.version for entry in again.choices("one")] == [1]
+
+
+def test_a_model_without_weights_may_serve_every_lineage(registry: Registry, exported: Any) -> None:
+    assert registry.newest() == 0
+    card = registry.publish(exported.onnx_path, None, replace(exported.draft, lineage="other", val_loss=None))
+    assert registry.newest() == card.version == 1
+    assert registry.checkpoint_path(1) is None
+    assert registry.onnx_bytes(1) == exported.onnx_path.read_bytes()
+    assert [entry.card.version for entry in registry.choices("one")] == [1]
+    assert registry.card(1).val_loss is None
+
+
 def test_keeps_the_reason_of_a_refusal_and_never_refuses_the_active_one(registry: Registry, exported: Any) -> None:
     publish(registry, exported)
     registry.refuse(1, "worse")
