@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install demo test lint types imports clean
+.PHONY: install demo test lint types imports bench-edge clean
 
 install: $(INSTALLED)
 
@@ -28,6 +28,10 @@ types: $(INSTALLED)
 
 imports: $(INSTALLED)
 	$(BIN)/lint-imports
+
+# Some eight minutes, and worth something only while the machine does nothing else.
+bench-edge: $(INSTALLED)
+	$(BIN)/python -m benchmarks.edge
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info

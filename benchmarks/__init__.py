@@ -1,0 +1,1 @@
+"""Measurements of the edge, all in one run; not installed: `.venv/bin/python -m benchmarks.edge`."""

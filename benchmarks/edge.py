@@ -1,0 +1,126 @@
+"""All measurements of the edge in one run: `.venv/bin/python -m benchmarks.edge [--only KEY...]`."""
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from benchmarks import authors, engine, gpu, live, memory, receive, stitching, whole_edge
+from benchmarks.frames import NUM_FRAMES, NUM_LARGE, Material
+from benchmarks.processes import ROOT, BenchmarkError, Child, free_network, set_environment
+from benchmarks.report import Figure, machine, table, write
+from iocs.config import Network
+from phasing.errors import PhaselineError
+
+RESULTS = ROOT / "benchmarks" / "results" / "edge.json"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+
+
+class Session:
+    """One run: its files, its ports, and what later measurements need of earlier ones."""
+
+    def __init__(self, folder: Path, network: Network) -> None:
+        self._folder, self._network = folder, network
+
+    @cached_property
+    def material(self) -> Material:
+        """Frames and models; made in a process of its own, for torch would stay in this one."""
+        folder = self._folder / "material"
+        folder.mkdir(parents=True)
+        arguments = ["-m", "benchmarks.frames", str(folder), str(NUM_FRAMES), str(NUM_LARGE)]
+        with Child(arguments, self._folder / "frames.log"):
+            return Material(folder)
+
+    @cached_property
+    def finalists(self) -> engine.Finalists:
+        """The bare engines' best configurations."""
+        return engine.finalists(self.material)
+
+    @cached_property
+    def edge(self) -> tuple[whole_edge.Measured, float | None]:
+        """What the whole edge sustains, and the bare engine beside the same stream."""
+        with engine.bench(self.material, self.finalists.best) as bare:
+            measured = whole_edge.run(self.material, self._folder / "whole", self._network, bare)
+            if not measured.rate_hz:
+                return measured, None
+            return measured, whole_edge.beside_stream(self.material, self._folder / "beside", bare, measured.rate_hz)
+
+    def measurements(self) -> dict[tuple[str, ...], Callable[[], list[Figure]]]:
+        """Which call gives which figures, in the order of the run."""
+        folder, network = self._folder, self._network
+        return {
+            ("engine_ratio", "engine_difference_rad"): lambda: engine.measure(self.material, self.finalists),
+            ("edge_fps", "edge_over_engine"): lambda: whole_edge.figures(
+                self.edge[0], self.finalists.best, self.edge[1]
+            ),
+            ("authors_fps", "edge_over_authors"): lambda: authors.measure(
+                self.material,
+                folder / "authors",
+                self.edge[0].rate_hz,
+                guess_hz=self.finalists.reference_hz,
+            ),
+            ("receive_fps_128",): lambda: receive.measure(self.material, folder / "receive-128", side_px=128),
+            ("receive_fps_512",): lambda: receive.measure(self.material, folder / "receive-512", side_px=512),
+            ("latency_median_ms", "latency_p99_ms", "swap_lost", "swap_gap_periods"): lambda: live.measure(
+                self.material, folder / "live", network
+            ),
+            ("stitch_ratio", "stitch_flatness"): stitching.measure,
+            ("memory_growth_percent",): lambda: memory.measure(self.material, folder / "memory", network),
+            ("gpu_engine_fps", "gpu_edge_fps"): lambda: gpu.measure(self.material, folder / "gpu", network),
+        }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, and write down a whole run; 1 when a figure could not be measured, 0 even if aims are missed."""
+    parser = argparse.ArgumentParser(prog="benchmarks.edge", description="Measure the edge.")
+    parser.add_argument("--only", nargs="+", metavar="KEY", help="these figures alone; printed, not written down")
+    parser.add_argument("--keep", type=Path, help="folder for logs and files of the run, which are removed otherwise")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends all blocks, and with them all children
+    network = free_network()
+    set_environment(network)
+    about = machine()
+    began_s = time.monotonic()
+    folder = options.keep or Path(tempfile.mkdtemp(prefix="phaseline-bench-"))
+    try:
+        figures, complete = run(Session(folder, network), options.only)
+    except KeyboardInterrupt:
+        print("interrupted; nothing is written", file=sys.stderr)
+        return 130
+    finally:
+        if options.keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(table(figures))
+    if options.only is None:
+        write(figures, about, results=RESULTS, document=DOCUMENT, seconds=time.monotonic() - began_s)
+        print(f"written: {RESULTS} and {DOCUMENT}")
+    return 0 if complete else 1
+
+
+def run(session: Session, only: list[str] | None) -> tuple[list[Figure], bool]:
+    """The figures, and whether all could be measured."""
+    figures, complete = [], True
+    for keys, measure in session.measurements().items():
+        if only is not None and not set(only) & set(keys):
+            continue
+        began_s = time.monotonic()
+        try:
+            found = measure()
+        except (BenchmarkError, PhaselineError) as error:
+            found = [Figure(key, None, "", note=f"not measured: {str(error).splitlines()[0]}") for key in keys]
+            complete = False
+            print(error, file=sys.stderr)
+        for figure in found:
+            value = figure.note if figure.value is None else f"{figure.value:.4g} {figure.unit}"
+            print(f"{figure.key}: {value} ({time.monotonic() - began_s:.0f} s)", flush=True)
+        figures += found
+    return figures, complete
+
+
+if __name__ == "__main__":
+    sys.exit(main())

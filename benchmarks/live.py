@@ -1,0 +1,122 @@
+"""At 200 frames/s, with what an operator gets who configures nothing: latency, and what a change of the model costs."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.drive import Rig
+from benchmarks.edge_ioc import PHASE, EdgeIoc
+from benchmarks.frames import PREFIX, Material
+from benchmarks.processes import BenchmarkError, Child
+from benchmarks.report import Figure, at_most, under
+from iocs.config import Network
+from pvdb import edge
+
+RATE_HZ = 200.0
+MEDIAN_AIM_MS, HIGH_AIM_MS, GAP_AIM = 8.0, 25.0, 3.0
+_LEAD_S, _TAIL_S = 1.0, 1.0
+SWAP_LIMIT_S = 60.0
+_HEARD_NS = 300_000_000
+"""How much later than it heard of a model the edge's PV may say so to us."""
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One change of the model under way: frames lost, and longest gaps in s.
+
+    gap_s: between two predictions at the viewer, from when the edge heard of the model until half a second after it was
+    live. gap_before_s: the same before that. sent_gap_s: between two posts of the publisher during the swap.
+    """
+
+    lost: int
+    gap_s: float
+    gap_before_s: float
+    sent_gap_s: float
+    seconds: float
+
+
+def measure(
+    material: Material, folder: Path, network: Network, *, seconds: float = 8.0, swaps: int = 3, quiet_s: float = 2.0
+) -> list[Figure]:
+    """Latency first, then models 2, 1, 2 ... one after another while frames come; `quiet_s` of frames before each."""
+    with EdgeIoc(folder / "edge", network, material) as ioc, Rig(folder, material) as rig:
+        rig.view(arguments=[PHASE])
+        rig.connect()
+        latency = _latency(ioc, rig, seconds)
+        arguments = ["-m", "benchmarks.model_server", PREFIX, str(material.folder)]
+        with Child(arguments, folder / "models.log") as models:
+            made = [_swap(ioc, rig, models, 2 - k % 2, quiet_s) for k in range(swaps)]
+    return latency + _swap_figures(made)
+
+
+def _latency(ioc: EdgeIoc, rig: Rig, seconds: float) -> list[Figure]:
+    """Frame time stamp to publication by the edge's account, and to arrival by the viewer's."""
+    ioc.reset()
+    run = rig.run(RATE_HZ, int((_LEAD_S + seconds) * RATE_HZ) + 1, lead=int(_LEAD_S * RATE_HZ))
+    counts = ioc.counts(len(run.sent_ns))
+    seen_ms = run.latency_s * 1e3
+    if not len(seen_ms):
+        raise BenchmarkError("no frame came through at 200 frames/s")
+    viewer_median_ms, viewer_99_ms = (float(value) for value in np.percentile(seen_ms, (50, 99)))
+    source = ioc.get(edge.LATENCY_FROM)
+    lost = {
+        "lost": run.lost,
+        "edge_counts": counts.lost,
+        "latency_from": source,
+        "publisher_lateness_s": run.lateness_s,
+    }
+    median_ms, high_ms = float(ioc.get(edge.LATENCY_MEDIAN)), float(ioc.get(edge.LATENCY_99))
+    return [
+        Figure(
+            "latency_median_ms", median_ms, "ms", under(MEDIAN_AIM_MS), detail={"viewer_ms": viewer_median_ms, **lost}
+        ),
+        Figure("latency_p99_ms", high_ms, "ms", under(HIGH_AIM_MS), detail={"viewer_ms": viewer_99_ms}),
+    ]
+
+
+def _swap(ioc: EdgeIoc, rig: Rig, models: Child, version: int, quiet_s: float) -> Swap:
+    ioc.reset()
+    most = int((quiet_s + SWAP_LIMIT_S + _TAIL_S) * RATE_HZ)
+    first = rig.begin(RATE_HZ, most)
+    time.sleep(quiet_s)  # how long undisturbed frames are looked at, not a wait for something to happen
+    announced_ns = models.ask(version=version)["announced_ns"]
+    ioc.wait_model(version, SWAP_LIMIT_S, begun=True)
+    # A model server that has just started is found after seconds: until then nothing happens.
+    begun_ns = max(announced_ns, time.time_ns() - _HEARD_NS)
+    ioc.wait_model(version, SWAP_LIMIT_S)
+    live_ns = time.time_ns()
+    time.sleep(_TAIL_S)
+    rig.stop()
+    run = rig.finish(first)
+    counts = ioc.counts(len(run.sent_ns))
+    arrived_ns = run.counted[:, 1]
+    end_ns = live_ns + int(_TAIL_S / 2 * 1e9)
+    return Swap(
+        lost=max(run.lost, sum(counts.lost.values())),
+        gap_s=_longest_gap_s(arrived_ns, begun_ns, end_ns),
+        gap_before_s=_longest_gap_s(arrived_ns, begun_ns - int(quiet_s / 2 * 1e9), begun_ns),
+        sent_gap_s=_longest_gap_s(run.sent_ns, begun_ns, end_ns),
+        seconds=(live_ns - begun_ns) / 1e9,
+    )
+
+
+def _longest_gap_s(times_ns: npt.NDArray[np.int64], begin_ns: int, end_ns: int) -> float:
+    """The longest time between two events of which the later lies in a window."""
+    gaps_ns = np.diff(times_ns)[(times_ns[1:] >= begin_ns) & (times_ns[1:] <= end_ns)]
+    return float(gaps_ns.max() / 1e9) if len(gaps_ns) else (end_ns - begin_ns) / 1e9
+
+
+def _swap_figures(swaps: list[Swap]) -> list[Figure]:
+    """Losses of all swaps, and the longest gap of the worst."""
+    lost = [swap.lost for swap in swaps]
+    periods = [swap.gap_s * RATE_HZ for swap in swaps]
+    detail = {"swaps": [asdict(swap) for swap in swaps]}
+    return [
+        Figure("swap_lost", float(sum(lost)), "frames", at_most(0), (min(lost), max(lost))),
+        Figure(
+            "swap_gap_periods", max(periods), "periods", at_most(GAP_AIM), (min(periods), max(periods)), detail=detail
+        ),
+    ]

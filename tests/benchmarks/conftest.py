@@ -1,0 +1,32 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))  # benchmarks are no installed package
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory):
+    """Frames and models of a run, fewer than usual, made as usual: in a process of its own."""
+    from benchmarks.frames import Material
+    from benchmarks.processes import Child
+
+    folder = tmp_path_factory.mktemp("material")
+    with Child(["-m", "benchmarks.frames", str(folder), "24", "4"], folder / "frames.log"):
+        return Material(folder)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Ports of this module alone, in the environment that its children inherit."""
+    from benchmarks.processes import free_network, set_environment
+
+    before = dict(os.environ)
+    network = free_network()
+    set_environment(network)
+    yield network
+    os.environ.clear()
+    os.environ.update(before)
