@@ -270,12 +270,12 @@ def test_a_round_cut_off_before_the_gate_has_its_model_judged(in_loop: InLoop, m
 
 
 def _added(place: Place, *, lineage: str = "test") -> int:
-    """A network from elsewhere, as `phaseline model add` registers it; its version."""
+    """A network without a loss, as `phaseline model add` registers it; with weights where of another lineage."""
     onnx = constant_onnx(0.7)
     path = place.folder / "foreign.onnx"
     path.write_bytes(onnx)
     draft = replace(card(1, onnx), version=0, lineage=lineage, val_loss=None, scans=(), losses=(), val_losses=())
-    return place.registry.publish(path, None, draft).version
+    return place.registry.publish(path, None if lineage == "test" else path, draft).version
 
 
 @pytest.mark.parametrize("lineage", ["test", "another"])
@@ -288,6 +288,8 @@ def test_a_model_without_a_loss_serves_but_is_nothing_that_a_round_is_compared_w
         version = _added(place, lineage=lineage)
         with pytest.raises(ActionFailed, match=f"has not taken version {version}"):
             await place.put(pvs.SELECT, version)
+        place.link.running(version)
+        await _turns()
         assert place.announced.version == place.active == version
         assert place.ioc.values[pvs.CANDIDATE] == 1
         assert place.models.parent is None  # the next round begins anew
