@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phasing.card import ModelCard
+from phasing.engines.build import PHASE_LIMIT_RAD
 from phasing.errors import MissingExtra, ModelError
 from phasing.geometry import Geometry
 from phasing.reconstruction import probe_intensity
@@ -21,8 +22,6 @@ FloatArray = npt.NDArray[np.float32]
 _TENSOR = "tensor(float)"
 _TRIED_BATCH = 2
 _MEAN_COUNTS = 10.0
-_PHASE_LIMIT_RAD = np.pi + 0.05
-"""What every engine holds a network to (phasing.engines)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +50,7 @@ class ForeignNetwork:
             raise ModelError(f"the network gives {phase_rad.shape} for frames of shape {shape}: both must be the same")
         if not np.isfinite(phase_rad).all():
             raise ModelError("the network gives numbers that are not finite for synthetic counts")
-        if (largest := float(np.abs(phase_rad).max())) > _PHASE_LIMIT_RAD:
+        if (largest := float(np.abs(phase_rad).max())) > PHASE_LIMIT_RAD:
             raise ModelError(
                 f"the network gives numbers up to {largest:.3g}: that is no phase in rad, within -pi and pi"
             )
