@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from phasing.card import ModelCard
+from phasing.engines.cache import cache_path, digest_of, read_cached, write_cached
 from phasing.engines.hardware import engine_names_available
 from phasing.engines.onnxruntime_engine import OnnxRuntimeNetwork
 from phasing.engines.openvino_engine import OpenVinoNetwork
@@ -49,7 +51,7 @@ def build_engine(
     """
     if options.name not in (AUTO, *_BUILDERS):
         raise ModelError(f"no inference engine is called {options.name!r}: choose {AUTO}, {', '.join(_BUILDERS)}")
-    trial = _Trial(onnx_bytes, card, frames)
+    trial = _Trial(onnx_bytes, card, options, frames)
     names = engine_names_available() if options.name == AUTO else (options.name,)
     refusals: list[ModelError | MissingExtra] = []
     for name in names:
@@ -64,8 +66,9 @@ def build_engine(
 class _Trial:
     """A model with the frames that an engine is tried on, and what they are in float32."""
 
-    def __init__(self, onnx_bytes: bytes, card: ModelCard, frames: FloatArray | None) -> None:
+    def __init__(self, onnx_bytes: bytes, card: ModelCard, options: EngineOptions, frames: FloatArray | None) -> None:
         self.onnx_bytes, self.card = onnx_bytes, card
+        self._options = options
         some = frames[:_COMPARED_FRAMES] if frames is not None and len(frames) else _synthetic_frames(card)
         self.counts = np.ascontiguousarray(some, np.float32)
         self._expected_rad: FloatArray | None = None
@@ -73,11 +76,16 @@ class _Trial:
     def expected_rad(self) -> FloatArray:
         """(N, 1, n, n) phase in rad by ONNX Runtime in float32. ModelError when it is none."""
         if self._expected_rad is None:
-            options = EngineOptions(precision=FLOAT32, providers=("cpu",))
+            options = EngineOptions(precision=FLOAT32, providers=("cpu",), threads=self._options.threads)
             network = OnnxRuntimeNetwork(self.onnx_bytes, self.card, options)
             self._expected_rad = self.phase_rad(_served(network, self.card), self.counts)
             network.close()
         return self._expected_rad
+
+    def kept_difference(self, network: Network) -> Path | None:
+        """Where a network's difference to float32 on these frames is kept; the second build need not measure it."""
+        facts = (digest_of(self.onnx_bytes), digest_of(self.counts.tobytes()), self.card.counts_scale, network.name)
+        return cache_path(self._options.cache, "difference", *facts, network.version)
 
     def phase_rad(self, engine: Engine, counts: FloatArray) -> FloatArray:
         """What an engine answers. ModelError when it is not finite, or no phase."""
@@ -99,32 +107,37 @@ def _synthetic_frames(card: ModelCard) -> FloatArray:
 
 def _proved(trial: _Trial, options: EngineOptions) -> Engine:
     network = _BUILDERS[options.name](trial.onnx_bytes, trial.card, options)
+    path = trial.kept_difference(network)
+    kept = b"0" if network.name == _REFERENCE else read_cached(path)
     try:
         # First of all what the network is in float32: if that is no phase, no other precision needs to be tried.
-        expected_rad = None if network.name == _REFERENCE else trial.expected_rad()
+        expected_rad = trial.expected_rad() if kept is None else None
     except ModelError:
         network.close()
         raise
+    reduced = network.precision != FLOAT32
     try:
-        difference_rad = _tried(trial, _served(network, trial.card), expected_rad, options)
-        reduced = network.precision != FLOAT32
+        phase_rad = _tried(trial, _served(network, trial.card), options)
+        difference_rad = float(kept or 0.0) if expected_rad is None else float(np.abs(phase_rad - expected_rad).mean())
         _check_difference(network.name, difference_rad, options.max_difference_rad if reduced else _FLOAT32_LIMIT_RAD)
     except ModelError as refusal:
         network.close()
-        if network.precision == FLOAT32:
+        if not reduced:
             raise
         logger.warning("float32 takes the place of %s: %s", network.precision, refusal)
         return _proved(trial, replace(options, precision=FLOAT32))
+    if kept is None:
+        write_cached(path, repr(difference_rad).encode())
     return _served(network, trial.card, difference_rad if reduced else None)
 
 
-def _tried(trial: _Trial, engine: Engine, expected_rad: FloatArray | None, options: EngineOptions) -> float:
+def _tried(trial: _Trial, engine: Engine, options: EngineOptions) -> FloatArray:
+    """Warm the engine up with the numbers of frames it will get, and return its answer to the trial's frames."""
     for size in dict.fromkeys((1, options.batch_size)):
         counts = np.resize(trial.counts, (size, *trial.card.input_shape))
         for _ in range(options.parallel):
             trial.phase_rad(engine, counts)
-    phase_rad = trial.phase_rad(engine, trial.counts)
-    return 0.0 if expected_rad is None else float(np.abs(phase_rad - expected_rad).mean())
+    return trial.phase_rad(engine, trial.counts)
 
 
 def _check_difference(name: str, difference_rad: float, limit_rad: float) -> None:

@@ -11,11 +11,11 @@ from phasing.errors import MissingExtra, ModelError
 
 
 def cuda_runtime() -> Any:
-    """The CUDA runtime's bindings. Raises MissingExtra without cuda-python, ModelError without a device."""
+    """The CUDA runtime's bindings. Raises MissingExtra without cuda-bindings, ModelError without a device."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise MissingExtra("cuda-python", "tensorrt") from error
+        raise MissingExtra("cuda-bindings", "tensorrt") from error
     status, count = runtime.cudaGetDeviceCount()
     if status != runtime.cudaError_t.cudaSuccess or not count:
         raise ModelError(f"no CUDA device here: {status.name}")

@@ -66,6 +66,7 @@ class OnnxRuntimeNetwork:
         if used == "cpu":
             self.precision = FLOAT32
         self.name = f"{_LIBRARY} {_SHOWN[used]} {self.precision}"
+        self.version = str(onnxruntime.__version__)
         self.batch_size = fixed_batch(_ports(self._session.get_inputs()), _ports(self._session.get_outputs()), card)
         self.largest: int | None = options.batch_size if used == "tensorrt" else None
         self.parallel = options.parallel

@@ -40,11 +40,12 @@ class OpenVinoNetwork:
         has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = cpu_precision(options.precision, has_bfloat16=has_bfloat16)
         self.name = f"{_LIBRARY} CPU {self.precision}"
+        self.version = str(openvino.__version__)
         self.largest: int | None = None
         self.parallel = options.parallel
         self._scale = np.float32(card.counts_scale)
         config = _config(self.precision, options)
-        facts = (digest_of(onnx_bytes), openvino.__version__, core.get_property("CPU", "FULL_DEVICE_NAME"))
+        facts = (digest_of(onnx_bytes), self.version, core.get_property("CPU", "FULL_DEVICE_NAME"))
         path = cache_path(options.cache, _LIBRARY, *facts, *sorted(config.items()), card.input_shape)
         try:
             self._compiled: Any = _imported(core, path, config)

@@ -87,11 +87,12 @@ class Engine(Protocol):
 class Network(Protocol):
     """What one library makes of an ONNX file; `Served` makes an Engine of it.
 
-    precision: what it really computes in. batch_size: the only number of frames that run takes; None for any number
-    up to largest. largest: None where there is no limit.
+    version: of the library. precision: what it really computes in. batch_size: the only number of frames that run
+    takes; None for any number up to largest. largest: None where there is no limit.
     """
 
     name: str
+    version: str
     precision: str
     batch_size: int | None
     largest: int | None

@@ -37,7 +37,7 @@ _PRECISIONS = (FLOAT16, TF32, FLOAT32)
 class TensorRtNetwork:
     """A network in TensorRT; each parallel caller has contexts, buffers, graphs and a stream of its own.
 
-    Raises MissingExtra without TensorRT or cuda-python (or onnx, for float16); ModelError without a GPU, for a
+    Raises MissingExtra without TensorRT or cuda-bindings (or onnx, for float16); ModelError without a GPU, for a
     precision that TensorRT does not compute in, or when the network cannot be built or served.
     """
 
@@ -47,11 +47,10 @@ class TensorRtNetwork:
         self.parallel = options.parallel
         trt = tensorrt_library()
         runtime = cuda_runtime()
+        self.version = str(trt.__version__)
         self._scale = np.float32(card.counts_scale)
         network = half_network(onnx_bytes) if self.precision == FLOAT16 else onnx_bytes
-        plan = Plan(
-            digest_of(onnx_bytes), device_name(runtime), str(trt.__version__), self.precision, options.batch_size
-        )
+        plan = Plan(digest_of(onnx_bytes), device_name(runtime), self.version, self.precision, options.batch_size)
         logger = trt.Logger(trt.Logger.ERROR)
         self._engine: Any = _engine(trt, logger, network, card, options, plan)
         self.batch_size = fixed_batch(*_engine_ports(trt, self._engine), card)

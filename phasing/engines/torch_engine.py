@@ -65,6 +65,7 @@ class CpuNetwork:
 
         self.precision = _precision("CPU", options.precision)
         self.name = f"{_LIBRARY} CPU {self.precision}"
+        self.version = str(torch.__version__)
         self.batch_size: int | None = None
         self.largest: int | None = None
         self.parallel = options.parallel
@@ -98,8 +99,11 @@ class CudaNetwork:
     """
 
     def __init__(self, onnx_bytes: bytes, card: ModelCard, options: EngineOptions) -> None:
+        import torch
+
         self.precision = _precision("CUDA", options.precision)
         self.name = f"{_LIBRARY} CUDA {self.precision}"
+        self.version = str(torch.__version__)
         self.batch_size: int | None = None
         self.largest: int | None = options.batch_size
         self.parallel = options.parallel

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from engine_networks import frames
 
-from phasing.engines import EngineOptions, build_engine
+from phasing.engines import EngineOptions, build, build_engine
 from phasing.engines.cache import cache_path, read_cached, write_cached
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")
 
 
 def answer(exported: Any, cache: Path | None) -> np.ndarray:
-    options = EngineOptions(name="openvino", threads=1, cache=cache)
+    options = EngineOptions(name="openvino", threads=1, max_difference_rad=1.0, cache=cache)
     engine = build_engine(exported.onnx_path.read_bytes(), exported.draft, options)
     try:
         return engine.infer(frames(3))
@@ -20,17 +20,28 @@ def answer(exported: Any, cache: Path | None) -> np.ndarray:
         engine.close()
 
 
-def test_the_second_build_compiles_nothing(exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = answer(exported, tmp_path / "cache")
+def test_the_second_build_compiles_nothing_and_measures_nothing(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = EngineOptions(name="openvino", threads=1, max_difference_rad=1.0, cache=tmp_path / "cache")
+    onnx_bytes, counts = exported.onnx_path.read_bytes(), frames(3)
+    first = build_engine(onnx_bytes, exported.draft, options, counts)
     monkeypatch.setattr(openvino.Core, "compile_model", None)
-    assert np.array_equal(answer(exported, tmp_path / "cache"), first)
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "OnnxRuntimeNetwork", None)
+        second = build_engine(onnx_bytes, exported.draft, options, counts)
+    assert np.array_equal(second.infer(counts), first.infer(counts))
+    assert (second.name, second.difference_rad) == (first.name, first.difference_rad)
+    # On other frames it is another difference.
+    third = build_engine(onnx_bytes, exported.draft, options, frames(4))
+    assert third.difference_rad is None or third.difference_rad != first.difference_rad
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "one bit", "of another library", "a folder"])
 def test_a_corrupted_cache_does_not_break_the_build(exported: Any, tmp_path: Path, damage: str) -> None:
     expected = answer(exported, None)
     answer(exported, tmp_path)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.openvino")
     whole = path.read_bytes()
     if damage == "cut":
         path.write_bytes(whole[: len(whole) // 2])
@@ -43,6 +54,8 @@ def test_a_corrupted_cache_does_not_break_the_build(exported: Any, tmp_path: Pat
     else:
         path.unlink()
         path.mkdir()
+    if damage != "of another library":
+        assert read_cached(path) is None
     assert np.array_equal(answer(exported, tmp_path), expected)
     if damage != "a folder":
         assert read_cached(path) is not None

@@ -140,5 +140,5 @@ def test_what_is_missing_is_named(exported: Any, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(MissingExtra, match=r"tensorrt .*phaseline\[tensorrt\]"):
         build_engine(exported.onnx_path.read_bytes(), exported.draft, options)
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(MissingExtra, match=r"cuda-python .*phaseline\[tensorrt\]"):
+    with pytest.raises(MissingExtra, match=r"cuda-bindings .*phaseline\[tensorrt\]"):
         cuda_memory.cuda_runtime()
