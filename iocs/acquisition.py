@@ -94,6 +94,8 @@ def _expose(
         "Sequence": index,
         "PositionX": x_m * METRES_TO_MICRONS,
         "PositionY": y_m * METRES_TO_MICRONS,
+        "Energy": source.geometry.energy_ev,
+        "DetectorDistance": source.geometry.distance_m,
     }
     stream(NdFrame(unique_id, time_ns, shot.counts, attributes, "counts"))
     save(source, Frame(unique_id, time_ns / 1e9, source.scan_id, shot.counts, shot.position_m))

@@ -100,20 +100,88 @@ class DetectorSection(_Section):
         return self
 
 
+class PositionSection(_Section):
+    """Where the position of a frame comes from, and how its numbers become (y, x) in the sample plane.
+
+    First the axes are swapped if so configured, then each is multiplied by its sign and by unit_m, then the pair is
+    turned by rotation_deg (from x towards y). `source`: NDAttributes of the frame itself; a file by frame id (CSV, where
+    a last line counts once it ends, or HDF5); or a stream: either one PV that holds a table of samples, or one PV for
+    each axis. x and y name accordingly attributes, columns, paths within the file, columns of the table, or the PVs.
+    Samples of a stream are matched by time, over the window of `exposure_s` that begins `offset_s` after the frame's
+    time stamp.
+    """
+
+    source: Literal["attributes", "file", "stream"] = "attributes"
+    x: str = "PositionX"
+    y: str = "PositionY"
+    unit_m: Positive = 1e-6
+    sign_x: Literal[1, -1] = 1
+    sign_y: Literal[1, -1] = 1
+    swap: bool = False
+    rotation_deg: float = 0.0
+    file: Path | None = None
+    stream: str | None = None
+    stream_time: str = "time"
+    offset_s: float = 0.0
+    exposure_s: Annotated[float, Field(ge=0)] = 0.0
+    tolerance_s: Positive = 0.1
+    wait_s: Positive = 5.0
+    waiting_frames: Count = 2000
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        if self.source == "file" and self.file is None:
+            raise ValueError("a source of positions that is a file needs the key file")
+        if self.source == "stream":
+            if (self.stream or "").startswith("ca://"):
+                raise ValueError("a table of positions is on pvAccess only: stream cannot begin with ca://")
+            if self.stream is None and not {"x", "y"} <= self.model_fields_set:
+                raise ValueError("a source of positions that is a stream needs the key stream, or x and y as PVs")
+        return self
+
+
+class RecordSection(_Section):
+    """Where predictions are recorded, and how much room they may take; the oldest recordings make way for new ones."""
+
+    folder: Path | None = None
+    quota_gb: Positive = 50.0
+    queue_frames: Count = 2000
+
+
 class EdgeSection(_Section):
-    """Where frames come from and how they are predicted."""
+    """Where frames come from and how they are predicted.
+
+    threads: CPU threads of the engine, by default all cores that the process may use; parallel: batches that are
+    predicted at the same time. `scan_pv` tells where a scan begins for detectors whose frames carry no scan id: a text
+    (the id), or a number that is 0 while no scan runs, such as the file plugin's Capture_RBV; `expected_pv` says how
+    many frames it will have. Empty turns either off. Both, and the stream of positions, may begin with `ca://`.
+    """
 
     stream: str | None = None
-    engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
-    threads: Count = 1
+    engine: Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
+    providers: tuple[Literal["cpu", "cuda", "tensorrt"], ...] = ()
+    max_difference_rad: Positive = 0.02
+    threads: Count | None = None
+    parallel: Count | None = None
+    consumers: Annotated[int, Field(ge=0, le=64)] = 0
     queue_frames: Count = 4000
     scan_id_attribute: str = "ScanId"
-    position_x_attribute: str = "PositionX"
-    position_y_attribute: str = "PositionY"
-    position_unit_m: Positive = 1e-6
+    scan_pv: str | None = None
+    expected_pv: str | None = None
+    energy_attribute: str = "Energy"
+    energy_unit_ev: Positive = 1.0
+    distance_attribute: str = "DetectorDistance"
+    distance_unit_m: Positive = 1.0
+    geometry_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    positions: PositionSection = PositionSection()
+    record: RecordSection = RecordSection()
+    stitch_weight: Literal["probe", "flat", "center"] = "probe"
+    align_offsets: bool = False
     stitch_period_s: Positive = 0.5
     input_period_s: Positive = 0.1
     fetch_timeout_s: Positive = 15.0
+    model_timeout_s: Positive = 120.0
 
 
 class ReconstructSection(_Section):
@@ -215,6 +283,22 @@ class Config(_Section):
     def stream(self) -> str:
         """The PV that the edge reads frames from."""
         return self.edge.stream or f"{self.prefix}{self.detector.pva}Image"
+
+    @property
+    def scan_pv(self) -> str:
+        """The PV that tells where a scan begins; empty for none."""
+        return f"{self.prefix}{self.detector.file}Capture_RBV" if self.edge.scan_pv is None else self.edge.scan_pv
+
+    @property
+    def expected_pv(self) -> str:
+        """The PV that tells how many frames a scan will have; empty for none."""
+        default = f"{self.prefix}{self.detector.file}NumCapture_RBV"
+        return default if self.edge.expected_pv is None else self.edge.expected_pv
+
+    @property
+    def recordings(self) -> Path:
+        """The folder of the edge's recordings."""
+        return (self.edge.record.folder or self.root / "edge" / "recordings").resolve()
 
     def apply_environment(self) -> None:
         """Set the EPICS variables of this process and its children; what the user has set stays."""

@@ -14,6 +14,7 @@ import pvaccess as pva
 from iocs import edge_stream
 from iocs.config import Config
 from iocs.edge_commands import Commands
+from iocs.edge_display import EdgeDisplay
 from iocs.edge_messages import (
     Command,
     Event,
@@ -32,12 +33,11 @@ from iocs.edge_messages import (
 from iocs.edge_models import Announcement, Fetcher, KeptModel, ModelStore
 from iocs.server import IocServer
 from phasing.errors import PhaselineError
-from pvdb import LARGEST_INTEGER, Severity, full_name, workflow
+from pvdb import Severity, full_name, workflow
 from pvdb import edge as pvs
 
 log = logging.getLogger("phaseline.edge")
 
-NO_MODEL, IDLE, STREAMING, DISABLED, FAULT = range(5)
 MODEL_IDLE, FETCHING, WARMING, REFUSED = range(4)
 RESTART_DELAY_S = 1.0
 STOP_TIMEOUT_S = 1.0
@@ -53,6 +53,7 @@ class Edge:
         self._store = ModelStore(config.root / "edge" / "models")
         procedure = full_name(config.prefix, workflow.FETCH)
         self._fetcher = Fetcher(self._store, procedure, config.edge.fetch_timeout_s, done=self._fetch_ended)
+        self._display = EdgeDisplay(self._ioc)
         self._commands: Commands | None = None
         self._process: BaseProcess | None = None
         self._live: KeptModel | None = None
@@ -63,7 +64,7 @@ class Edge:
         self._stopping = False
         self._announcements: pva.Channel | None = None
         self._had_reset = asyncio.Event()
-        for pv in (pvs.BATCH_SIZE, pvs.MAX_WAIT, pvs.MIN_COUNTS, pvs.ENABLE):
+        for pv in (pvs.BATCH_SIZE, pvs.MAX_WAIT, pvs.MIN_COUNTS, pvs.ENABLE, pvs.RECORD):
             self._ioc.listen(pv, lambda value: self._send(self._settings()))
         self._ioc.on_action(pvs.RESET, self._reset)
 
@@ -108,7 +109,7 @@ class Edge:
         building, self._building = self._building, None
         if building is not None and building != kept:
             self._refused(building.announcement, "the stream process died while it was built")
-        self._ioc.post(pvs.STATE, FAULT)
+        self._display.show_fault()
         self._ioc.tell(pvs.MESSAGE, "the stream process died; starting another", Severity.MAJOR)
         self._had_reset.set()  # the next one counts from zero
 
@@ -158,24 +159,20 @@ class Edge:
             max_wait_s=value(pvs.MAX_WAIT) * 1e-3,
             min_counts=value(pvs.MIN_COUNTS),
             enabled=bool(value(pvs.ENABLE)),
+            record=bool(value(pvs.RECORD)),
         )
 
     def _stream_config(self) -> StreamConfig:
-        edge = self._config.edge
         return StreamConfig(
+            edge=self._config.edge,
             source=self._config.stream,
             phase=self._ioc.name(pvs.PHASE),
             stitched=self._ioc.name(pvs.STITCHED),
             input=self._ioc.name(pvs.INPUT),
-            queue_frames=edge.queue_frames,
-            engine=edge.engine,
-            threads=edge.threads,
-            scan_id_attribute=edge.scan_id_attribute,
-            position_x_attribute=edge.position_x_attribute,
-            position_y_attribute=edge.position_y_attribute,
-            position_unit_m=edge.position_unit_m,
-            stitch_period_s=edge.stitch_period_s,
-            input_period_s=edge.input_period_s,
+            scan_pv=self._config.scan_pv,
+            expected_pv=self._config.expected_pv,
+            engine_cache=self._config.root / "edge" / "engines",
+            recordings=self._config.recordings,
             last_frame=self._last_frame,
         )
 
@@ -199,42 +196,8 @@ class Edge:
         self._ioc.tell(pvs.MESSAGE, note.text, note.severity)
 
     def _show(self, status: Status) -> None:
-        c = status.counters
         self._last_frame = status.last_frame
-        self._ioc.post(pvs.STATE, self._state(status))
-        counts = {
-            pvs.FRAMES_IN: c.received,
-            pvs.FRAMES_OUT: c.published,
-            pvs.FRAMES_MISSED: c.missed,
-            pvs.FRAMES_DROPPED: c.dropped,
-            pvs.FRAMES_REJECTED: c.rejected,
-            pvs.FRAMES_NO_MODEL: c.no_model,
-            pvs.FRAMES_EMPTY: c.empty,
-            pvs.FRAMES_UNPLACED: c.unplaced,
-        }
-        # A larger count would come out negative, and without its alarm.
-        shown = {pv: min(number, LARGEST_INTEGER) for pv, number in counts.items()} | {
-            pvs.SCAN_ID: status.scan_id,
-            pvs.RATE: status.rate_hz,
-            pvs.LATENCY_MEDIAN: status.latency_median_s * 1e3,
-            pvs.LATENCY_99: status.latency_99_s * 1e3,
-            pvs.LATENCY_FROM: int(status.latency_from_arrival),
-            pvs.QUEUE_USED: status.queue_used * 100,
-            pvs.CONSISTENCY: status.consistency_rad,
-            pvs.CONSISTENCY_RATIO: status.consistency_ratio,
-        }
-        for pv, value in shown.items():
-            if value is None:
-                self._ioc.post(pv, float("nan"), message="no overlapping predictions yet")
-            elif value != self._ioc.value(pv):
-                self._ioc.post(pv, value)
-
-    def _state(self, status: Status) -> int:
-        if not self._ioc.value(pvs.ENABLE):
-            return DISABLED
-        if self._live is None:
-            return NO_MODEL
-        return STREAMING if status.streaming else IDLE
+        self._display.show(status, has_model=self._live is not None)
 
     async def _reset(self) -> None:
         if self._commands is not None:  # a process that is not started yet counts from zero
@@ -293,7 +256,7 @@ class Edge:
     def _build_next(self) -> None:
         if self._commands is not None and self._building is None and self._next is not None:
             self._building, self._next = self._next, None
-            self._send(LoadModel(self._building))
+            self._send(LoadModel(self._building, proven=self._store.has_served(self._building.announcement)))
 
     def _built(self) -> None:
         self._building = None
@@ -302,6 +265,7 @@ class Edge:
     def _swapped(self, event: Swapped) -> None:
         self._live, announcement = event.model, event.model.announcement
         self._ioc.post(pvs.ENGINE, event.engine)
+        self._ioc.post(pvs.ENGINE_DIFFERENCE, event.difference_rad or 0.0)
         self._ioc.post(pvs.MODEL, announcement.version)
         if self._wants(announcement):
             self._ioc.post(pvs.MODEL_STATE, MODEL_IDLE)

@@ -1,7 +1,10 @@
 """What the edge's control process and its stream process tell each other; all of it frozen and small."""
 
 from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
 
+from iocs.config import EdgeSection
 from iocs.edge_models import KeptModel
 from pvdb import Severity
 
@@ -11,24 +14,20 @@ FrameMark = tuple[int, int]
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """All that the stream process needs at start: names of streams, how frames are read, how often maps are shown.
+    """All that the stream process needs at start: its part of the configuration, names of streams, folders.
 
     `last_frame` is the one that a former process handled last: the stream sends it again to the next.
     """
 
+    edge: EdgeSection
     source: str
     phase: str
     stitched: str
     input: str
-    queue_frames: int
-    engine: str
-    threads: int
-    scan_id_attribute: str
-    position_x_attribute: str
-    position_y_attribute: str
-    position_unit_m: float
-    stitch_period_s: float
-    input_period_s: float
+    scan_pv: str
+    expected_pv: str
+    engine_cache: Path
+    recordings: Path
     last_frame: FrameMark | None
 
 
@@ -40,13 +39,15 @@ class Settings:
     max_wait_s: float
     min_counts: float
     enabled: bool
+    record: bool
 
 
 @dataclass(frozen=True)
 class LoadModel:
-    """Build, try and swap in a model."""
+    """Build, try and swap in a model; `proven` if it has served here before, and needs no trial."""
 
     model: KeptModel
+    proven: bool
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,11 @@ Command = Settings | LoadModel | Reset | Stop
 
 @dataclass(frozen=True)
 class Counters:
-    """Frames since the last reset, by what became of them; `missed` never arrived."""
+    """Frames by what became of them.
+
+    `missed` never arrived; of the published ones `unplaced` are not on the map and `mismatched` are marked invalid,
+    for their geometry is not the model's.
+    """
 
     received: int = 0
     published: int = 0
@@ -74,31 +79,64 @@ class Counters:
     no_model: int = 0
     empty: int = 0
     unplaced: int = 0
+    mismatched: int = 0
+
+
+class ScanState(IntEnum):
+    """How the scan goes that the frames belong to, as far as anyone has said how many frames it will have."""
+
+    WAITING = 0
+    RUNNING = 1
+    COMPLETE = 2
+    ABORTED = 3
+
+
+@dataclass(frozen=True)
+class RecordState:
+    """How the recording of the latest scan stands.
+
+    `recording` until its file is whole, or it was given up; `file` is the name that the file will have; `frames`
+    (written) and `dropped` (not recorded, for whatever reason) count its predictions; `used_bytes` is what all
+    recordings take; `waiting_for_disk` says why nothing is written, empty when nothing is amiss.
+    """
+
+    recording: bool = False
+    file: str = ""
+    frames: int = 0
+    dropped: int = 0
+    used_bytes: int = 0
+    waiting_for_disk: str = ""
 
 
 @dataclass(frozen=True)
 class Status:
-    """State of the stream, a few times a second."""
+    """State of the stream, a few times a second; `total` since the last reset, `scan` of the present scan."""
 
-    counters: Counters
+    total: Counters
+    scan: Counters
     scan_id: str
+    scan_state: ScanState
     rate_hz: float
     latency_median_s: float
     latency_99_s: float
     latency_from_arrival: bool
     queue_used: float
+    waiting: int
     consistency_rad: float | None
     consistency_ratio: float | None
+    rejected_because: str
+    recording: RecordState
     streaming: bool
     last_frame: FrameMark | None
 
 
 @dataclass(frozen=True)
 class Swapped:
-    """A model went live between two frames."""
+    """A model went live between two frames; `difference_rad` to float32 where the engine computes with less."""
 
     model: KeptModel
     engine: str
+    difference_rad: float | None
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,11 @@ class ModelStore:
         except (OSError, ValueError, AttributeError, ModelError):
             return None
 
+    def has_served(self, announcement: Announcement) -> bool:
+        """Whether this model is the one that served last: it need not prove itself again."""
+        last = self.last()
+        return last is not None and last.announcement.same_model(announcement)
+
     def _paths(self, announcement: Announcement) -> KeptModel:
         stem = f"{announcement.version}-{announcement.digest[:16]}"
         return KeptModel(announcement, self._folder / f"{stem}.onnx", self._folder / f"{stem}.json")

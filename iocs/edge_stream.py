@@ -1,16 +1,23 @@
 """The edge's stream process: receive, predict, publish, stitch; beside the control PVs, so that neither waits."""
 
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+from iocs.edge_accounting import Account
+from iocs.edge_batches import Batcher, Model
+from iocs.edge_intake import Intake
+from iocs.edge_maps import LiveMap, MapPublisher
 from iocs.edge_messages import (
     Event,
     LoadModel,
     ModelRefused,
     Note,
     Reset,
+    ScanState,
     Settings,
     Status,
     Stop,
@@ -18,22 +25,25 @@ from iocs.edge_messages import (
     Swapped,
     WasReset,
 )
-from iocs.edge_pipeline import Model, Pipeline
+from iocs.edge_outlet import Outlet
+from iocs.edge_scans import ScanWatch
 from iocs.edge_warmer import Warmer
-from iocs.maps import map_frame
-from iocs.stream import Attribute, StreamReader, StreamServer, decode
+from iocs.stream import StreamReader, StreamServer, decode
 from phasing.errors import FrameRejected
+from phasing.stitch import StitchedMap
 
 POLL_S = 0.02
 STATUS_PERIOD_S = 0.2
 STREAMING_S = 1.0
-REST = 4.0
-"""Times what it cost last that a periodic task waits at least, for meanwhile no frame is predicted."""
+DRAIN_S = 10.0
+SWITCH_S = 5e-4
+"""How long one thread may keep the interpreter from the others: the time a prediction waits for a map to be made."""
 
 
 def run(config: StreamConfig, settings: Settings, pipe: Connection) -> None:
     """Serve until told to stop or until the control process is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the control process stops us
+    sys.setswitchinterval(SWITCH_S)
     stream = EdgeStream(config, settings, pipe)
     try:
         stream.loop()
@@ -44,49 +54,76 @@ def run(config: StreamConfig, settings: Settings, pipe: Connection) -> None:
 
 
 class EdgeStream:
-    """Owns the reader, the streams, the pipeline and the warmer."""
+    """Owns the reader, the streams, the way of the frames between them, and the warmer.
+
+    The loop takes frames and closes batches; the model's threads predict them, the outlet's thread publishes and
+    stitches, another makes maps. Only the loop tells the control process anything.
+    """
 
     def __init__(self, config: StreamConfig, settings: Settings, pipe: Connection) -> None:
         self._config, self._pipe = config, pipe
+        self._noted: Note | None = None
+        self._noting = threading.Lock()
         self._streams = StreamServer([config.phase, config.stitched, config.input])
-        self._reader = StreamReader(config.source, queue_size=config.queue_frames)
-        self._pipeline = Pipeline(
+        self._reader = StreamReader(config.source, queue_size=config.edge.queue_frames)
+        self._watch = ScanWatch(config.scan_pv, config.expected_pv)
+        self._account = Account()
+        self._outlet = Outlet(
             config,
-            settings,
+            self._account,
             publish=lambda frame: self._streams.publish(config.phase, frame),
-            overflowed=lambda: self._reader.counters().overflowed,
+            done=lambda: self._batches.done(),
             note=self._take_note,
         )
-        self._warmer = Warmer(engine=config.engine, threads=config.threads)
+        self._outlet.record = settings.record
+        self._batches = Batcher(settings, self._outlet.emit)
+        self._intake = Intake(
+            config,
+            self._account,
+            self._watch,
+            overflowed=lambda: self._reader.counters().overflowed,
+            reject=self._outlet.reject,
+            note=self._take_note,
+        )
+        self._maps = MapPublisher(
+            config.edge.stitch_period_s,
+            current=lambda: self._outlet.live,
+            state=lambda: self._scan_state().name.title(),
+            publish=lambda frame: self._streams.publish(config.stitched, frame),
+            made=self._record_map,
+        )
+        self._warmer = Warmer(config.edge, config.engine_cache)
         self._last_frame_s = float("-inf")
         self._periodic = [
             Periodic(STATUS_PERIOD_S, self._send_status),
             Periodic(STATUS_PERIOD_S, self._send_note),
-            Periodic(config.stitch_period_s, self._send_map),
-            Periodic(config.input_period_s, self._send_input),
+            Periodic(config.edge.input_period_s, self._send_input),
         ]
-        self._consistency: tuple[float | None, float | None] = (None, None)
-        self._noted: Note | None = None
         self._stopping = False
 
     def loop(self) -> None:
-        """Frames first; commands, models and screens between them."""
+        """Frames first; commands and models between them."""
         while not self._stopping:
-            left_s = self._pipeline.time_left_s()
-            self._receive(POLL_S if left_s is None else min(POLL_S, left_s))
-            self._pipeline.flush_if_due()
+            self._receive()
+            self._batches.close_if_due()
             while self._pipe.poll():
                 self._obey()
             self._swap_if_ready()
             now_s = time.monotonic()
             for task in self._periodic:
                 task.run_if_due(now_s)
+            for part in (self._outlet, self._maps):
+                if part.failed is not None:
+                    raise part.failed
 
     def close(self) -> None:
         """Publish what is left and stop serving."""
         self._reader.close()
-        self._pipeline.flush()
-        self._warmer.join()
+        self._watch.close()
+        self._batches.flush()
+        self._maps.close()
+        self._outlet.close(DRAIN_S)
+        self._warmer.close()
         self._streams.stop()
 
     def _tell(self, event: Event) -> None:
@@ -97,40 +134,61 @@ class EdgeStream:
 
         Of several notes the last of the worst is told; the counters count them all.
         """
-        if self._noted is None or note.severity >= self._noted.severity:
-            self._noted = note
+        with self._noting:
+            if self._noted is None or note.severity >= self._noted.severity:
+                self._noted = note
 
     def _send_note(self) -> None:
-        note, self._noted = self._noted, None
+        with self._noting:
+            note, self._noted = self._noted, None
         if note is not None:
             self._tell(note)
 
-    def _receive(self, timeout_s: float) -> None:
-        update = self._reader.next(max(timeout_s, 1e-4))
+    def _receive(self) -> None:
+        timeout_s = self._batches.wait_s(POLL_S)
+        if timeout_s <= 0.0:
+            self._batches.wait_for_room(POLL_S)
+            return
+        update = self._reader.next(timeout_s)
         if update is None:
             return
         arrival_ns = time.time_ns()
+        settings, model = self._batches.settings, self._batches.model
         try:
             frame = decode(update)
         except FrameRejected as error:
-            self._pipeline.reject(str(error))
+            if settings.enabled:
+                self._intake.turn_away(str(error))
             return
-        if frame is not None:
-            self._last_frame_s = time.monotonic()
-            self._pipeline.take(frame, arrival_ns)
+        if frame is None:
+            return
+        self._last_frame_s = time.monotonic()
+        card = None if model is None else model.card
+        pending = self._intake.take(frame, arrival_ns, card, enabled=settings.enabled)
+        if pending is not None:
+            self._batches.add(pending)
 
     def _obey(self) -> None:
         command = self._pipe.recv()
         if isinstance(command, Settings):
-            self._pipeline.settings = command
+            self._batches.settings = command
+            self._outlet.record = command.record
         elif isinstance(command, LoadModel):
-            self._warmer.warm(command.model, self._pipeline.settings.batch_size, self._pipeline.recent)
+            self._warmer.warm(command, self._batches.settings.batch_size, self._intake.recent)
         elif isinstance(command, Reset):
-            self._pipeline.reset()
-            self._send_status()
-            self._tell(WasReset())
+            self._reset()
         elif isinstance(command, Stop):
             self._stopping = True
+
+    def _reset(self) -> None:
+        """Begin a new map and count from zero; what came until now is counted before."""
+        self._batches.flush()
+        self._intake.count_dropped()
+        self._outlet.drain(self._outlet.begin_anew, DRAIN_S)
+        self._account.clear()
+        self._intake.forget()
+        self._send_status()
+        self._tell(WasReset())
 
     def _swap_if_ready(self) -> None:
         done = self._warmer.ready()
@@ -138,57 +196,60 @@ class EdgeStream:
             return
         kept, result = done
         if isinstance(result, Model):
-            former = self._pipeline.swap(result)
-            self._tell(Swapped(kept, result.engine.name))
+            former = self._batches.swap(result)
+            self._tell(Swapped(kept, result.engine.name, result.engine.difference_rad))
             if former is not None:
-                former.engine.close()
+                self._warmer.retire(former)
         else:
             self._tell(ModelRefused(kept, result))
 
+    def _is_streaming(self) -> bool:
+        return time.monotonic() - self._last_frame_s < STREAMING_S
+
+    def _scan_state(self) -> ScanState:
+        scan = self._intake.scan
+        counters = self._account.of(scan)
+        first_ns = None if scan is None else scan.first_frame_ns
+        return self._watch.state(first_ns, counters.received + counters.missed, streaming=self._is_streaming())
+
     def _send_status(self) -> None:
-        counters = self._reader.counters()
-        self._pipeline.count_dropped()
-        account = self._pipeline.account
-        median_s, high_s = account.latency_s()
+        self._intake.count_dropped()
+        scan, live = self._intake.scan, self._outlet.live
+        median_s, high_s = self._account.latency_s()
+        consistency_rad, ratio = (None, None) if live is None else live.consistency()
         self._tell(
             Status(
-                counters=account.counters,
-                scan_id=self._pipeline.scan_id,
-                rate_hz=account.rate_hz(),
+                total=self._account.total,
+                scan=self._account.of(scan),
+                scan_id="" if scan is None else scan.scan_id,
+                scan_state=self._scan_state(),
+                rate_hz=self._account.rate_hz(),
                 latency_median_s=median_s,
                 latency_99_s=high_s,
-                latency_from_arrival=account.from_arrival,
-                queue_used=counters.waiting / self._config.queue_frames,
-                consistency_rad=self._consistency[0],
-                consistency_ratio=self._consistency[1],
-                streaming=time.monotonic() - self._last_frame_s < STREAMING_S,
-                last_frame=self._pipeline.last_frame,
+                latency_from_arrival=self._account.from_arrival,
+                queue_used=self._reader.counters().waiting / self._config.edge.queue_frames,
+                waiting=self._outlet.waiting,
+                consistency_rad=consistency_rad,
+                consistency_ratio=ratio,
+                rejected_because=self._outlet.rejected_because,
+                recording=self._outlet.recorder.state(),
+                streaming=self._is_streaming(),
+                last_frame=self._intake.last_frame,
             )
         )
 
-    def _send_map(self) -> None:
-        if not self._pipeline.map_changed:
-            return
-        stitched, model = self._pipeline.stitched(), self._pipeline.model
-        if stitched is None or model is None:
-            return
-        self._pipeline.map_changed = False
-        self._consistency = self._pipeline.consistency()
-        attributes: dict[str, Attribute] = {
-            "ScanId": self._pipeline.scan_id,
-            "ModelVersion": model.card.version,
-        }
-        count = self._pipeline.account.counters.published
-        self._streams.publish(self._config.stitched, map_frame(stitched, count, time.time_ns(), attributes))
-
     def _send_input(self) -> None:
-        frame, self._pipeline.latest_input = self._pipeline.latest_input, None
+        frame, self._outlet.latest_input = self._outlet.latest_input, None
         if frame is not None:
             self._streams.publish(self._config.input, frame)
 
+    def _record_map(self, live: LiveMap, stitched: StitchedMap) -> None:
+        if self._outlet.record:
+            self._outlet.recorder.add_map(stitched)
+
 
 class Periodic:
-    """Something to do every so often, and less often where it would take more than its share of the loop."""
+    """Something to do every so often."""
 
     def __init__(self, period_s: float, action: Callable[[], None]) -> None:
         self._period_s, self._action, self._next_s = period_s, action, 0.0
@@ -196,7 +257,5 @@ class Periodic:
     def run_if_due(self, now_s: float) -> None:
         """Do it if its time has come; `now_s` of the monotonic clock."""
         if now_s >= self._next_s:
-            began_s = time.monotonic()
+            self._next_s = now_s + self._period_s
             self._action()
-            ended_s = time.monotonic()
-            self._next_s = max(now_s + self._period_s, ended_s + REST * (ended_s - began_s))

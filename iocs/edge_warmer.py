@@ -1,95 +1,109 @@
-"""Builds the next engine beside the running one and tries it on real recent frames, in a thread of its own."""
+"""Makes the next model ready beside the running one: tried in a process of its own, then built in a thread here."""
 
-import json
-import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
+from iocs.config import EdgeSection
+from iocs.edge_batches import Model
+from iocs.edge_messages import LoadModel
 from iocs.edge_models import KeptModel
-from iocs.edge_pipeline import Model
-from phasing.card import ModelCard
-from phasing.engines import Engine, build_engine
-from phasing.errors import FrameRejected, ModelError, PhaselineError
-from phasing.frames import prepare
-
-LOW_PRIORITY = 10
+from iocs.edge_trial import Candidate, Trial, build
+from phasing.compute import cores_available
+from phasing.engines import EngineOptions
+from phasing.errors import PhaselineError
 
 
 class Warmer:
     """One model at a time on its way to going live; a newer request replaces one that still waits."""
 
-    def __init__(self, *, engine: str, threads: int) -> None:
-        self._engine, self._threads = engine, threads
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._next: Callable[[], None] | None = None
+    def __init__(self, edge: EdgeSection, cache: Path) -> None:
+        """`cache` is the folder of what engines compile."""
+        self._edge, self._cache = edge, cache
+        self._changed = threading.Condition()
+        self._wanted: tuple[LoadModel, Candidate] | None = None
+        self._retired: list[Model] = []
         self._ready: list[tuple[KeptModel, Model | str]] = []
+        self._trial: Trial | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="edge-warmer", daemon=True)
+        self._thread.start()
 
-    def warm(self, kept: KeptModel, batch_size: int, recent: Sequence[npt.NDArray[Any]]) -> None:
-        """Begin to build a model; `recent` are raw frames (H, W) that it is tried on."""
-        frames = list(recent)
-        with self._lock:
-            self._next = lambda: self._build(kept, batch_size, frames)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="warmer", daemon=True)
-                self._thread.start()
+    def warm(self, command: LoadModel, batch_size: int, recent: Iterable[npt.NDArray[Any]]) -> None:
+        """Begin to make a model ready; `recent` are raw frames (H, W) that it is tried on."""
+        candidate = Candidate(command.model, self._options(batch_size), list(recent))
+        with self._changed:
+            self._wanted = command, candidate
+            self._changed.notify()
+
+    def retire(self, model: Model) -> None:
+        """Close a model that serves no more, when its last batch is through."""
+        with self._changed:
+            self._retired.append(model)
+            self._changed.notify()
 
     def ready(self) -> tuple[KeptModel, Model | str] | None:
         """A model that is done: ready to serve, or with the reason why it is not."""
-        with self._lock:
+        with self._changed:
             return self._ready.pop(0) if self._ready else None
 
-    def join(self) -> None:
-        """Wait for the thread to end."""
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+    def close(self) -> None:
+        """End a trial that runs, and the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+            if self._trial is not None:
+                self._trial.end()
+        self._thread.join()
+
+    def _options(self, batch_size: int) -> EngineOptions:
+        edge = self._edge
+        threads = edge.threads or cores_available()
+        return EngineOptions(
+            name=edge.engine,
+            batch_size=batch_size,
+            threads=threads,
+            parallel=edge.parallel or threads,
+            precision=edge.precision,
+            providers=edge.providers,
+            max_difference_rad=edge.max_difference_rad,
+            cache=self._cache,
+        )
 
     def _work(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
         while True:
-            with self._lock:
-                job, self._next = self._next, None
-                if job is None:
-                    self._thread = None
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._wanted or self._retired)
+                if self._closed:
                     return
-            job()
+                retired, self._retired = self._retired, []
+                wanted, self._wanted = self._wanted, None
+            for model in retired:
+                model.close()
+            if wanted is not None:
+                command, candidate = wanted
+                result = self._made(candidate, proven=command.proven)
+                with self._changed:
+                    self._ready.append((command.model, result))
 
-    def _build(self, kept: KeptModel, batch_size: int, recent: list[npt.NDArray[Any]]) -> None:
+    def _made(self, candidate: Candidate, *, proven: bool) -> Model | str:
+        """The model, or why it must not go live; one that has served here before is not tried again."""
         try:
-            result: Model | str = load(kept, self._engine, self._threads, batch_size, recent)
+            reason = "" if proven else self._tried(candidate)
+            return reason or Model(*build(candidate))
         except (PhaselineError, OSError, MemoryError) as error:
-            result = str(error) or type(error).__name__
-        with self._lock:
-            self._ready.append((kept, result))
+            return str(error) or type(error).__name__
 
-
-def load(kept: KeptModel, engine_name: str, threads: int, batch_size: int, recent: Sequence[npt.NDArray[Any]]) -> Model:
-    """Build and try the engine of a model on disk; ModelError with the reason when it must not go live."""
-    try:
-        card = ModelCard.from_json(json.loads(kept.card.read_text()))
-    except ValueError as error:
-        raise ModelError(f"its card is not JSON: {error}") from error
-    engine = build_engine(kept.onnx.read_bytes(), card, name=engine_name, batch_size=batch_size, threads=threads)
-    try:
-        _try(engine, card, recent)
-    except ModelError:
-        engine.close()
-        raise
-    return Model(engine, card)
-
-
-def _try(engine: Engine, card: ModelCard, recent: Sequence[npt.NDArray[Any]]) -> None:
-    """Predict real frames; those that the model's geometry does not fit are another detector's and say nothing."""
-    for raw in recent:
+    def _tried(self, candidate: Candidate) -> str:
+        with self._changed:
+            if self._closed:
+                return "the edge stops"
+            self._trial = trial = Trial(candidate)
         try:
-            counts = prepare(raw[None], card.geometry)
-        except FrameRejected:
-            continue
-        if not np.isfinite(engine.infer(counts[:, None])).all():
-            raise ModelError("it predicts NaN on real frames")
+            return trial.reason_against(self._edge.model_timeout_s)
+        finally:
+            with self._changed:
+                self._trial = None

@@ -11,13 +11,18 @@ if TYPE_CHECKING:
     import torch
 
 
+def cores_available() -> int:
+    """The cores that this process may use; batch systems and `taskset` are respected."""
+    return len(os.sched_getaffinity(0))
+
+
 def spare_cores() -> int:
     """All cores of this process but one, at least one.
 
     Streaming and serving run beside. Threads that share every parallel step wait for the slowest of them: on two
     cores, one of them busy, training with two threads was measured ten times slower than with one.
     """
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+    return max(1, cores_available() - 1)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """PVs of the edge IOC: frames in, phase out."""
 
 from pvdb.declare import Area, gather
-from pvdb.model import AlarmLimits, Kind, Severity
+from pvdb.model import AlarmLimits, Kind, Pv, Severity
 
 _edge = Area("Edge:", message="Message")
 
@@ -32,19 +32,43 @@ MODEL_STATE = _edge.state(
 )
 REFUSED = _edge.text("ModelRefused", "Model refused last, and why")
 ENGINE = _edge.text("Engine", "Inference engine in use", kind=Kind.STRING, initial="none")
+ENGINE_DIFFERENCE = _edge.number("EngineDifference", "Its mean absolute error against float32", unit="rad", precision=5)
+CONSUMERS = _edge.integer("Consumers", "Consumer processes; 0: one does all")
 RATE = _edge.number("Rate", "Predictions published a second", unit="fps", precision=1)
 LATENCY_MEDIAN = _edge.number("LatencyMedian", "Frame time stamp to publication, median", unit="ms")
 LATENCY_99 = _edge.number("Latency99", "Same, 99th percentile", unit="ms")
 LATENCY_FROM = _edge.state("LatencyFrom", "What latency counts from", ("Frame time stamp", "Arrival"))
 SCAN_ID = _edge.text("ScanId", "Scan that the frames belong to now", kind=Kind.LONG_STRING, max_length=80)
-FRAMES_IN = _edge.integer("FramesIn", "Frames received", unit="1")
-FRAMES_OUT = _edge.integer("FramesOut", "Predictions published", unit="1")
-FRAMES_MISSED = _edge.integer("FramesMissed", "Gaps in frame ids: never arrived", alarms=AlarmLimits(hihi=1))
-FRAMES_DROPPED = _edge.integer("FramesDropped", "Frames our own queue could not hold", alarms=AlarmLimits(hihi=1))
-FRAMES_REJECTED = _edge.integer("FramesRejected", "Frames that could not be predicted", alarms=AlarmLimits(hihi=1))
-FRAMES_NO_MODEL = _edge.integer("FramesNoModel", "Frames that came without a model")
-FRAMES_EMPTY = _edge.integer("FramesEmpty", "Frames below MinCounts: not predicted")
-FRAMES_UNPLACED = _edge.integer("FramesUnplaced", "Predictions that have no position")
+SCAN_STATE = _edge.state(
+    "ScanState",
+    "How that scan goes",
+    {
+        "Waiting": Severity.NO_ALARM,
+        "Running": Severity.NO_ALARM,
+        "Complete": Severity.NO_ALARM,
+        "Aborted": Severity.MINOR,
+    },
+)
+
+
+def _counter(name: str, description: str, *, loss: bool = False) -> tuple[Pv, Pv]:
+    """A count since the last reset, and the same of the present scan; a loss in that raises the alarm of both."""
+    total = _edge.integer(f"Frames{name}", description)
+    alarms = AlarmLimits(hihi=1) if loss else AlarmLimits()
+    return total, _edge.integer(f"Scan{name}", f"This scan: {description[0].lower()}{description[1:]}", alarms=alarms)
+
+
+FRAMES_IN, SCAN_IN = _counter("In", "Frames received")
+FRAMES_OUT, SCAN_OUT = _counter("Out", "Predictions published")
+FRAMES_MISSED, SCAN_MISSED = _counter("Missed", "Gaps in ids, never arrived", loss=True)
+FRAMES_DROPPED, SCAN_DROPPED = _counter("Dropped", "Not held by our queue", loss=True)
+FRAMES_REJECTED, SCAN_REJECTED = _counter("Rejected", "Could not be predicted", loss=True)
+FRAMES_NO_MODEL, SCAN_NO_MODEL = _counter("NoModel", "Came without a model")
+FRAMES_EMPTY, SCAN_EMPTY = _counter("Empty", "Below MinCounts, unpredicted")
+FRAMES_UNPLACED, SCAN_UNPLACED = _counter("Unplaced", "Out, but not on the map")
+FRAMES_MISMATCHED, SCAN_MISMATCHED = _counter("Mismatched", "Out, but INVALID geometry", loss=True)
+FRAMES_WAITING = _edge.integer("FramesWaiting", "Predictions that wait for their position")
+REJECTED_BECAUSE = _edge.text("RejectedBecause", "Why the last rejected frame was")
 QUEUE_USED = _edge.number(
     "QueueUsed",
     "Share of the frame queue in use",
@@ -61,7 +85,7 @@ MAX_WAIT = _edge.number(
     "Longest wait of a frame for its batch",
     unit="ms",
     precision=1,
-    initial=5.0,
+    initial=2.0,
     limits=(0, 1000),
     setpoint=True,
 )
@@ -74,6 +98,21 @@ MIN_COUNTS = _edge.number(
     limits=(0, 1e12),
     setpoint=True,
 )
+RECORD = _edge.state("Record", "Write predictions and map to files", ("Off", "On"), setpoint=True)
+RECORD_STATE = _edge.state(
+    "RecordState",
+    "What the recorder does",
+    {
+        "Off": Severity.NO_ALARM,
+        "Recording": Severity.NO_ALARM,
+        "Waiting for disk": Severity.MAJOR,
+        "Stopped": Severity.MAJOR,
+    },
+)
+RECORD_FILE = _edge.text("RecordFile", "File of this recording")
+RECORD_FRAMES = _edge.integer("RecordFrames", "Predictions in it")
+RECORD_DROPPED = _edge.integer("RecordDropped", "Not recorded: disk full or slow", alarms=AlarmLimits(hihi=1))
+RECORD_USED = _edge.number("RecordUsed", "Room that all recordings take", unit="GB")
 ENABLE = _edge.state("Enable", "Predict and publish", ("Off", "On"), initial=1, setpoint=True)
 RESET = _edge.action("Reset", "Begin a new map and count from zero")
 MESSAGE = _edge.text("Message", "Last event or error", max_length=512)

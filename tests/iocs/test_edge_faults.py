@@ -14,27 +14,13 @@ import pytest
 from harness import start_ioc, wait_gone
 from test_edge import Beamline, _connect
 
-from iocs import edge_stream
 from iocs.alarms import severity
-from iocs.edge_stream import REST, Periodic
 from iocs.stream import NdFrame, decode, encode
 from phasing.errors import FrameRejected
 from pvdb import Severity, edge
 
 PUTS = 1500
 """More settings than the pipe to a stream process holds."""
-
-
-class Clock:
-    """Stands still but for what a task takes."""
-
-    def __init__(self, cost_s: float) -> None:
-        self.now_s, self._cost_s = 0.0, cost_s
-        self.runs_s: list[float] = []
-
-    def task(self) -> None:
-        self.runs_s.append(self.now_s)
-        self.now_s += self._cost_s
 
 
 @pytest.fixture
@@ -154,7 +140,7 @@ def test_a_loss_of_more_frames_than_a_pv_can_count_stays_a_loss_with_its_alarm(b
     beamline.wait_sent()
     beamline.send(1, first=2**31 - 1, scan_id="wide")
     beamline.shows(edge.FRAMES_MISSED, 2**31 - 1)
-    assert severity(edge.FRAMES_MISSED, beamline.client.get(edge.FRAMES_MISSED)) is Severity.MAJOR
+    assert severity(edge.SCAN_MISSED, beamline.client.get(edge.FRAMES_MISSED)) is Severity.MAJOR
 
 
 def test_the_frame_that_the_former_stream_process_handled_last_is_not_counted_again(beamline: Beamline) -> None:
@@ -166,14 +152,3 @@ def test_the_frame_that_the_former_stream_process_handled_last_is_not_counted_ag
     _kill_stream_process(beamline)
     beamline.shows(edge.STATE, "Streaming")  # the stream sends its last frame to whoever connects
     assert beamline.client.get(edge.FRAMES_IN) == 0
-
-
-@pytest.mark.parametrize(("cost_s", "every_s"), [(0.01, 0.5), (2.0, 2.0 * (1 + REST))])
-def test_what_costs_much_is_done_less_often(cost_s: float, every_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(cost_s)
-    monkeypatch.setattr(edge_stream.time, "monotonic", lambda: clock.now_s)
-    periodic = Periodic(0.5, clock.task)
-    for step in range(3000):
-        clock.now_s = max(clock.now_s, step / 100)
-        periodic.run_if_due(clock.now_s)
-    assert np.diff(clock.runs_s) == pytest.approx(every_s, abs=0.02)

@@ -1,123 +1,335 @@
-"""What the edge does with each frame: batches, order, counters, scan boundaries, maps."""
+"""What the edge does with each frame between the stream and publication: batches, order, counters, scans, maps."""
 
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from made_models import SIDE_PX, constant_onnx, write_model
 
-from iocs.edge_messages import Note, Settings, StreamConfig
+from iocs.config import EdgeSection
+from iocs.edge_accounting import Account
+from iocs.edge_batches import SLOTS_PER_ENGINE, Batcher, Model
+from iocs.edge_intake import Intake
+from iocs.edge_messages import Counters, Note, ScanState, Settings, StreamConfig
 from iocs.edge_models import Announcement, KeptModel
-from iocs.edge_pipeline import Model, Pipeline
-from iocs.edge_warmer import Warmer, load
+from iocs.edge_outlet import Outlet
+from iocs.edge_scans import ScanWatch
+from iocs.edge_trial import Candidate, build
 from iocs.stream import NdFrame
+from phasing.engines import EngineOptions
 from phasing.errors import ModelError
+from phasing.stitch import StitchedMap
 from pvdb import Severity
 
-CONFIG = StreamConfig(
-    source="source",
-    phase="phase",
-    stitched="stitched",
-    input="input",
-    queue_frames=10,
-    engine="onnxruntime",
-    threads=1,
-    scan_id_attribute="ScanId",
-    position_x_attribute="PositionX",
-    position_y_attribute="PositionY",
-    position_unit_m=1e-6,
-    stitch_period_s=0.1,
-    input_period_s=0.1,
-    last_frame=None,
-)
-SETTINGS = Settings(batch_size=4, max_wait_s=0.005, min_counts=1.0, enabled=True)
+OPTIONS = EngineOptions(name="onnxruntime", threads=1, batch_size=4)
+SETTINGS = Settings(batch_size=4, max_wait_s=0.005, min_counts=1.0, enabled=True, record=False)
+PATIENCE_S = 30.0
+
+
+def kept(folder: Path, version: int = 1, phase_rad: float = 0.25) -> KeptModel:
+    onnx, card = write_model(folder, version, phase_rad)
+    return KeptModel(Announcement(version, _digest(onnx), 1), onnx, card)
+
+
+def _digest(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def model(folder: Path, version: int = 1, phase_rad: float = 0.25) -> Model:
+    return Model(*build(Candidate(kept(folder, version, phase_rad), OPTIONS, [])))
+
+
+class HeldEngine:
+    """An engine that computes when told to, and says how many batches are in it."""
+
+    name = "held"
+    batch_size = None
+    difference_rad = None
+
+    def __init__(self, engine: Any, parallel: int) -> None:
+        self._engine, self.parallel = engine, parallel
+        self.inside = 0
+        self.changed = threading.Condition()
+        self.released: list[float] = []
+
+    def infer(self, counts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        first = float(counts[0, 0, 0, 0])
+        with self.changed:
+            self.inside += 1
+            self.changed.notify_all()
+            assert self.changed.wait_for(lambda: first in self.released or -1.0 in self.released, PATIENCE_S)
+            self.inside -= 1
+            self.changed.notify_all()
+        return np.asarray(self._engine.infer(counts))
+
+    def release(self, *first_counts: float) -> None:
+        """Let the batches go whose first frame has those counts; -1: all."""
+        with self.changed:
+            self.released += first_counts
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class AlteredEngine(HeldEngine):
+    """An engine that computes something else."""
+
+    def __init__(self, engine: Any, infer: Callable[[Any], Any]) -> None:
+        super().__init__(engine, parallel=1)
+        self._infer = infer
+
+    def infer(self, counts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.asarray(self._infer(counts))
 
 
 class Bench:
-    """A pipeline with what it published and noted."""
+    """The way of the frames between two streams, with what it published and noted."""
 
-    def __init__(self, settings: Settings = SETTINGS, config: StreamConfig = CONFIG) -> None:
+    def __init__(self, folder: Path, *, last_frame: tuple[int, int] | None = None, **edge: Any) -> None:
+        self.config = StreamConfig(
+            edge=EdgeSection(engine="onnxruntime", queue_frames=10, **edge),
+            source="source",
+            phase="phase",
+            stitched="stitched",
+            input="input",
+            scan_pv="",
+            expected_pv="",
+            engine_cache=folder / "engines",
+            recordings=folder / "recordings",
+            last_frame=last_frame,
+        )
         self.published: list[NdFrame] = []
         self.notes: list[Note] = []
         self.overflowed = 0
-        self.pipeline = Pipeline(
-            config,
-            settings,
+        self.account = Account()
+        self.outlet = Outlet(
+            self.config,
+            self.account,
             publish=self.published.append,
+            done=lambda: self.batches.done(),
+            note=self.notes.append,
+        )
+        self.batches = Batcher(SETTINGS, self.outlet.emit)
+        self.intake = Intake(
+            self.config,
+            self.account,
+            ScanWatch("", ""),
             overflowed=lambda: self.overflowed,
+            reject=self.outlet.reject,
             note=self.notes.append,
         )
 
-    def give(self, *ids: int, scan_id: str = "a", counts: int = 5, side_px: int = SIDE_PX, **attributes: float) -> None:
+    def close(self) -> None:
+        self.batches.flush()
+        self.outlet.close(PATIENCE_S)
+
+    def take(self, frame: NdFrame) -> None:
+        card = None if self.batches.model is None else self.batches.model.card
+        pending = self.intake.take(frame, time.time_ns(), card, enabled=self.batches.settings.enabled)
+        if pending is not None:
+            self.batches.add(pending)
+
+    def give(self, *ids: int, scan_id: str = "a", counts: int = 5, side_px: int = SIDE_PX, **attributes: Any) -> None:
         for unique_id in ids:
             array = np.full((side_px, side_px), counts, np.uint16)
             place = {"PositionX": unique_id * 0.1, "PositionY": 0.0}
-            frame = NdFrame(unique_id, time.time_ns(), array, {"ScanId": scan_id, **place, **attributes})
-            self.pipeline.take(frame, time.time_ns())
+            self.take(NdFrame(unique_id, time.time_ns(), array, {"ScanId": scan_id, **place, **attributes}))
+
+    def settle(self) -> None:
+        """Predict what has gathered and wait until it is through."""
+        self.batches.flush()
+        assert self.outlet.drain(lambda: None, PATIENCE_S)
 
     @property
     def ids(self) -> list[int]:
         return [frame.unique_id for frame in self.published]
 
+    @property
+    def total(self) -> Counters:
+        return self.account.total
 
-def kept(folder: Path, version: int = 1, phase_rad: float = 0.25) -> KeptModel:
-    return KeptModel(Announcement(version, "", 1), *write_model(folder, version, phase_rad))
+    @property
+    def scan(self) -> Counters:
+        return self.account.of(self.intake.scan)
 
-
-def model(folder: Path, version: int = 1, phase_rad: float = 0.25) -> Model:
-    return load(kept(folder, version, phase_rad), "onnxruntime", 1, 4, [])
+    @property
+    def stitched(self) -> StitchedMap | None:
+        return None if self.outlet.live is None else self.outlet.live.map()
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    made = Bench()
-    made.pipeline.swap(model(tmp_path))
+def make(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def one(**how: Any) -> Bench:
+        made.append(Bench(tmp_path, **how))
+        return made[-1]
+
+    yield one
+    for bench in made:
+        bench.close()
+
+
+@pytest.fixture
+def bench(make: Callable[..., Bench], tmp_path: Path) -> Bench:
+    made = make()
+    made.batches.swap(model(tmp_path))
     return made
 
 
-def test_without_a_model_frames_are_counted_and_nothing_fails() -> None:
-    bench = Bench()
+def test_without_a_model_frames_are_counted_and_nothing_fails(make: Callable[..., Bench]) -> None:
+    bench = make()
     bench.give(1, 2, 3)
-    counters = bench.pipeline.account.counters
-    assert (counters.received, counters.no_model, counters.published) == (3, 3, 0)
+    assert (bench.total.received, bench.total.no_model, bench.total.published) == (3, 3, 0)
 
 
 def test_a_partial_batch_is_published_when_it_has_waited(bench: Bench) -> None:
     bench.give(*range(1, 7))
-    assert bench.ids == [1, 2, 3, 4]
-    assert bench.pipeline.time_left_s() is not None
-    while bench.pipeline.time_left_s():
-        bench.pipeline.flush_if_due()
-    bench.pipeline.flush_if_due()
+    while bench.batches.wait_s(1.0) < 1.0:
+        bench.batches.close_if_due()
+    assert bench.outlet.drain(lambda: None, PATIENCE_S)
     assert bench.ids == [1, 2, 3, 4, 5, 6]
-    assert bench.pipeline.time_left_s() is None
+
+
+def test_a_batch_waits_for_its_oldest_frame_alone(bench: Bench) -> None:
+    bench.batches.settings = replace(SETTINGS, max_wait_s=1000.0)
+    bench.give(1, 2, 3)
+    bench.batches.close_if_due()
+    assert 0.0 < bench.batches.wait_s(2000.0) <= 1000.0
+    bench.batches.settings = replace(SETTINGS, max_wait_s=0.0)
+    bench.batches.close_if_due()
+    assert bench.outlet.drain(lambda: None, PATIENCE_S)
+    assert bench.ids == [1, 2, 3]
+
+
+def test_a_smaller_batch_size_acts_at_once(bench: Bench) -> None:
+    bench.batches.settings = replace(SETTINGS, max_wait_s=1000.0)
+    bench.give(1, 2, 3)
+    bench.batches.settings = replace(SETTINGS, max_wait_s=1000.0, batch_size=2)
+    bench.batches.close_if_due()
+    assert bench.outlet.drain(lambda: None, PATIENCE_S)
+    assert bench.ids == [1, 2]
+
+
+def test_batches_that_end_in_another_order_are_published_in_that_of_their_frames(
+    make: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench, real = make(), model(tmp_path)
+    engine = HeldEngine(real.engine, parallel=2)
+    bench.batches.swap(Model(engine, real.card))
+    bench.give(1, 2, 3, 4, counts=10)
+    bench.give(5, 6, 7, 8, counts=20)
+    with engine.changed:
+        assert engine.changed.wait_for(lambda: engine.inside == 2, PATIENCE_S)
+    engine.release(20.0)
+    with engine.changed:
+        assert engine.changed.wait_for(lambda: engine.inside == 1, PATIENCE_S)
+    assert bench.ids == []
+    engine.release(10.0)
+    bench.settle()
+    assert bench.ids == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_only_so_many_batches_are_under_way_and_then_no_frame_is_taken(
+    make: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench, real = make(), model(tmp_path)
+    engine = HeldEngine(real.engine, parallel=1)
+    bench.batches.swap(Model(engine, real.card))
+    slots = 4 * SLOTS_PER_ENGINE
+    bench.give(*range(1, slots + 1))
+    assert bench.batches.wait_s(1.0) == 1.0
+    bench.give(*range(slots + 1, slots + 9))
+    assert bench.batches.wait_s(1.0) == 0.0
+    engine.release(-1.0)
+    bench.batches.wait_for_room(PATIENCE_S)
+    bench.settle()
+    assert bench.ids == list(range(1, slots + 9))
 
 
 def test_a_prediction_keeps_id_time_stamp_and_attributes_of_its_frame(bench: Bench) -> None:
     array = np.full((SIDE_PX, SIDE_PX), 5, np.uint16)
-    frame = NdFrame(7, 1_700_000_000_123_456_789, array, {"ScanId": "a", "Temperature": 21.5})
-    bench.pipeline.take(frame, time.time_ns())
-    bench.pipeline.flush()
+    bench.take(NdFrame(7, 1_700_000_000_123_456_789, array, {"ScanId": "a", "Temperature": 21.5, "PositionX": 3.0,
+                                                             "PositionY": -2.0}))  # fmt: skip
+    bench.settle()
     (published,) = bench.published
     assert (published.unique_id, published.time_ns) == (7, 1_700_000_000_123_456_789)
     assert published.attributes["Temperature"] == 21.5
     assert published.attributes["ModelVersion"] == 1
+    assert published.attributes["SampleX"] == pytest.approx(3e-6)
+    assert published.attributes["SampleY"] == pytest.approx(-2e-6)
     assert published.array.shape == (SIDE_PX, SIDE_PX)
     assert np.allclose(published.array, 0.25)
+    assert published.severity == 0
 
 
 def test_every_frame_is_accounted_for(bench: Bench) -> None:
     bench.give(1, 2)
     bench.give(3, counts=0)
     bench.give(4, side_px=SIDE_PX + 1)
+    bench.intake.turn_away("no NTNDArray")
     bench.give(8)
-    bench.pipeline.flush()
-    c = bench.pipeline.account.counters
-    assert (c.empty, c.rejected, c.missed, c.published) == (1, 1, 3, 3)
+    bench.settle()
+    c = bench.total
+    assert (c.empty, c.rejected, c.missed, c.published) == (1, 2, 3, 3)
     assert c.received == c.published + c.dropped + c.rejected + c.empty + c.no_model
     assert any("does not fit" in note.text for note in bench.notes)
+
+
+def test_one_bad_frame_costs_its_batch_nothing(bench: Bench) -> None:
+    bench.give(1)
+    bench.take(NdFrame(2, time.time_ns(), np.full((SIDE_PX, SIDE_PX), np.nan, np.float32), {"ScanId": "a"}))
+    bench.give(3, counts=0)
+    bench.give(4)
+    bench.settle()
+    assert bench.ids == [1, 4]
+    assert (bench.total.rejected, bench.total.empty) == (1, 1)
+    assert "frame 2" in bench.outlet.rejected_because
+
+
+def test_counts_are_kept_for_the_scan_and_in_total(bench: Bench) -> None:
+    bench.give(1, 2, 5)
+    bench.settle()
+    assert bench.scan == bench.total
+    bench.give(1, 2, scan_id="b")
+    bench.settle()
+    assert (bench.scan.received, bench.scan.published, bench.scan.missed) == (2, 2, 0)
+    assert (bench.total.received, bench.total.published, bench.total.missed) == (5, 5, 2)
+
+
+def test_a_frame_counts_for_the_scan_it_came_in(make: Callable[..., Bench], tmp_path: Path) -> None:
+    bench, real = make(), model(tmp_path)
+    engine = HeldEngine(real.engine, parallel=1)
+    bench.batches.swap(Model(engine, real.card))
+    bench.give(1, 2, 3, 4)
+    bench.give(1, scan_id="b")
+    engine.release(-1.0)
+    bench.settle()
+    assert (bench.scan.received, bench.scan.published) == (1, 1)
+
+
+def test_frames_of_another_geometry_are_published_invalid_and_not_stitched(bench: Bench) -> None:
+    bench.give(1, Energy=10_400.5)
+    bench.give(2, Energy=9_000.0)
+    bench.give(3, DetectorDistance=1.6)
+    bench.give(4)
+    bench.settle()
+    assert [frame.severity for frame in bench.published] == [0, int(Severity.INVALID), int(Severity.INVALID), 0]
+    assert "energy 9000 eV, the model's is 10400 eV" in bench.published[1].message
+    assert "distance 1.6 m" in bench.published[2].message
+    assert (bench.total.published, bench.total.mismatched) == (4, 2)
+    assert bench.outlet.live is not None
+    assert bench.outlet.live.added == 2
+    assert max(note.severity for note in bench.notes) is Severity.MAJOR
 
 
 def test_frames_lost_in_our_own_queue_are_dropped_not_missed(bench: Bench) -> None:
@@ -125,186 +337,187 @@ def test_frames_lost_in_our_own_queue_are_dropped_not_missed(bench: Bench) -> No
     bench.overflowed = 2
     bench.give(4)
     bench.give(8)
-    c = bench.pipeline.account.counters
-    assert (c.dropped, c.missed) == (2, 3)
-    assert c.received == 5
+    assert (bench.total.dropped, bench.total.missed) == (2, 3)
+    assert bench.total.received == 5
 
 
 def test_frames_dropped_behind_those_of_the_former_scan_are_not_missed_in_the_next(bench: Bench) -> None:
     bench.give(1, 2, 3)
     bench.overflowed = 5
-    bench.pipeline.count_dropped()
+    bench.intake.count_dropped()
     bench.give(4)
     bench.give(1, 2, 8, scan_id="b")
-    c = bench.pipeline.account.counters
-    assert (c.dropped, c.missed) == (5, 0)
+    assert (bench.total.dropped, bench.total.missed) == (5, 0)
 
 
 def test_frames_dropped_where_no_gap_shows_hide_no_later_loss(bench: Bench) -> None:
     bench.give(1)
     bench.overflowed = 5
-    bench.pipeline.count_dropped()
-    queued = CONFIG.queue_frames
+    bench.intake.count_dropped()
+    queued = bench.config.edge.queue_frames
     bench.give(*range(1, queued + 2), scan_id="b")
     bench.give(queued + 4, scan_id="b")
-    assert bench.pipeline.account.counters.missed == 2
-
-
-def test_frames_dropped_before_a_reset_do_not_count_after_it(bench: Bench) -> None:
-    bench.give(1, 2, 3)
-    bench.overflowed = 5
-    bench.pipeline.reset()
-    bench.pipeline.count_dropped()
-    bench.give(4, 10)
-    c = bench.pipeline.account.counters
-    assert (c.received, c.dropped, c.missed) == (2, 0, 0)
+    assert bench.total.missed == 2
 
 
 def test_a_frame_that_a_reconnected_stream_sends_again_is_no_restarted_detector(bench: Bench) -> None:
     frame = NdFrame(4, 1_700_000_000_000_000_000, np.full((SIDE_PX, SIDE_PX), 5, np.uint16), {"ScanId": "a"})
     bench.give(1, 2, 3)
-    bench.pipeline.take(frame, time.time_ns())
-    bench.pipeline.take(frame, time.time_ns())
+    bench.take(frame)
+    bench.take(frame)
     bench.give(5)
-    bench.pipeline.flush()
+    bench.settle()
     assert bench.ids == [1, 2, 3, 4, 5]
     assert bench.notes == []
 
 
-def test_a_frame_that_a_former_process_handled_is_not_taken_again() -> None:
+def test_a_frame_that_a_former_process_handled_is_not_taken_again(make: Callable[..., Bench]) -> None:
     array = np.full((SIDE_PX, SIDE_PX), 5, np.uint16)
     frames = [NdFrame(unique_id, 1_700_000_000_000_000_000, array, {"ScanId": "a"}) for unique_id in (4, 5)]
-    former = Bench()
-    former.pipeline.take(frames[0], time.time_ns())
-    bench = Bench(config=replace(CONFIG, last_frame=former.pipeline.last_frame))
+    former = make()
+    former.take(frames[0])
+    bench = make(last_frame=former.intake.last_frame)
     for frame in frames:
-        bench.pipeline.take(frame, time.time_ns())
-    assert bench.pipeline.account.counters.received == 1
+        bench.take(frame)
+    assert bench.total.received == 1
     assert bench.notes == []
 
 
 def test_frames_that_pass_while_disabled_are_not_missed_afterwards(bench: Bench) -> None:
     bench.give(1)
-    bench.pipeline.settings = replace(SETTINGS, enabled=False)
+    bench.batches.settings = replace(SETTINGS, enabled=False)
     bench.give(2, 3)
-    bench.pipeline.settings = SETTINGS
+    bench.batches.settings = SETTINGS
     bench.give(4, 7)
-    bench.pipeline.flush()
-    c = bench.pipeline.account.counters
-    assert (c.received, c.published, c.missed) == (3, 3, 2)
+    bench.settle()
+    assert (bench.total.received, bench.total.published, bench.total.missed) == (3, 3, 2)
     assert bench.ids == [1, 4, 7]
 
 
 def test_a_chosen_part_of_a_scan_has_gaps_in_its_ids_but_misses_nothing(bench: Bench) -> None:
     for sequence, unique_id in enumerate((3, 9, 11)):
         bench.give(unique_id, Sequence=sequence)
-    assert bench.pipeline.account.counters.missed == 0
+    assert bench.total.missed == 0
     bench.give(20, Sequence=5)
-    assert bench.pipeline.account.counters.missed == 2
+    assert bench.total.missed == 2
 
 
 def test_a_new_scan_begins_a_new_map_and_a_restarted_detector_too(bench: Bench) -> None:
     bench.give(1, 2, 3, 4)
-    first = bench.pipeline.stitched()
+    bench.settle()
+    first = bench.stitched
     assert first is not None
     bench.give(105, 106, 107, 108, scan_id="b")
-    second = bench.pipeline.stitched()
+    bench.settle()
+    second = bench.stitched
     assert second is not None
     assert second.origin_m[1] - first.origin_m[1] == pytest.approx(10.4e-6, abs=1e-7)
-    assert bench.pipeline.account.counters.missed == 0
+    assert bench.total.missed == 0
     bench.give(1, scan_id="b")
+    bench.settle()
     assert any("restarted detector" in note.text and note.severity is Severity.MINOR for note in bench.notes)
-    assert bench.pipeline.stitched() is None
+    assert bench.outlet.live is not None
+    assert bench.outlet.live.added == 1
 
 
 def test_predictions_without_a_position_are_published_but_not_stitched(bench: Bench) -> None:
     bench.give(1, PositionX=float("nan"))
-    bench.pipeline.flush()
+    bench.settle()
     assert bench.ids == [1]
-    assert bench.pipeline.account.counters.unplaced == 1
-    assert bench.pipeline.stitched() is None
+    assert bench.total.unplaced == 1
+    assert bench.stitched is None
 
 
 def test_a_swap_falls_between_two_frames_and_loses_none(bench: Bench, tmp_path: Path) -> None:
     bench.give(1, 2)
-    former = bench.pipeline.swap(model(tmp_path, 2, 0.5))
+    former = bench.batches.swap(model(tmp_path, 2, 0.5))
     assert former is not None
     assert former.card.version == 1
     bench.give(3, 4, 5, 6)
+    bench.settle()
+    former.close()
     assert bench.ids == [1, 2, 3, 4, 5, 6]
     assert [frame.attributes["ModelVersion"] for frame in bench.published] == [1, 1, 2, 2, 2, 2]
 
 
-def test_reset_counts_from_zero_and_forgets_the_map(bench: Bench) -> None:
-    bench.give(1, 2, 3, 4)
-    bench.pipeline.reset()
-    assert bench.pipeline.account.counters.received == 0
-    assert bench.pipeline.stitched() is None
-    bench.give(2)
-    assert bench.pipeline.account.counters.missed == 0
-
-
 def test_latency_counts_from_arrival_when_the_frame_time_cannot_be_right(bench: Bench) -> None:
     bench.give(1)
-    bench.pipeline.flush()
-    assert not bench.pipeline.account.from_arrival
+    bench.settle()
+    assert not bench.account.from_arrival
     array = np.full((SIDE_PX, SIDE_PX), 5, np.uint16)
-    bench.pipeline.take(NdFrame(2, 0, array, {"ScanId": "a"}), time.time_ns())
-    bench.pipeline.flush()
-    assert bench.pipeline.account.from_arrival
-    assert bench.pipeline.account.latency_s()[1] < 1.0
+    bench.take(NdFrame(2, 0, array, {"ScanId": "a"}))
+    bench.settle()
+    assert bench.account.from_arrival
+
+
+def test_a_frame_from_the_future_shows_as_a_negative_latency(bench: Bench) -> None:
+    array = np.full((SIDE_PX, SIDE_PX), 5, np.uint16)
+    bench.take(NdFrame(1, time.time_ns() + 9_000_000_000, array, {"ScanId": "a"}))
+    bench.settle()
+    assert bench.account.latency_s()[0] < 0
 
 
 def test_a_prediction_that_is_not_finite_is_rejected_and_the_others_are_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Bench], tmp_path: Path
 ) -> None:
-    bench, fragile = Bench(), model(tmp_path)
-    infer = fragile.engine.infer
-    monkeypatch.setattr(fragile.engine, "infer", lambda c: np.where(c > 100, np.float32(np.nan), infer(c)))
-    bench.pipeline.swap(fragile)
+    bench, real = make(), model(tmp_path)
+    fragile = AlteredEngine(real.engine, lambda c: np.where(c > 100, np.float32(np.nan), real.engine.infer(c)))
+    bench.batches.swap(Model(fragile, real.card))
     bench.give(1, 2)
     bench.give(3, counts=1000)
     bench.give(4)
+    bench.settle()
     assert bench.ids == [1, 2, 4]
-    c = bench.pipeline.account.counters
+    c = bench.total
     assert (c.received, c.rejected, c.published, c.unplaced) == (4, 1, 3, 0)
     assert bench.notes == [Note("frame 3: model 1 predicts no finite phase", Severity.MAJOR)]
 
 
+def test_an_engine_that_fails_rejects_its_batch_and_serves_on(make: Callable[..., Bench], tmp_path: Path) -> None:
+    bench, real = make(), model(tmp_path)
+
+    def fail_on_bright(counts: Any) -> Any:
+        if counts.max() > 100:
+            raise ModelError("out of memory")
+        return real.engine.infer(counts)
+
+    bench.batches.swap(Model(AlteredEngine(real.engine, fail_on_bright), real.card))
+    bench.give(1, 2, 3, 4, counts=1000)
+    bench.give(5, 6, 7, 8)
+    bench.settle()
+    assert bench.ids == [5, 6, 7, 8]
+    assert bench.total.rejected == 4
+    assert "out of memory" in bench.outlet.rejected_because
+
+
 def test_a_frame_of_more_than_float32_holds_is_empty(bench: Bench) -> None:
-    frame = NdFrame(1, time.time_ns(), np.full((SIDE_PX, SIDE_PX), 1e300), {"ScanId": "a"})
-    bench.pipeline.take(frame, time.time_ns())
-    assert bench.pipeline.account.counters.empty == 1
+    bench.take(NdFrame(1, time.time_ns(), np.full((SIDE_PX, SIDE_PX), 1e300), {"ScanId": "a"}))
+    bench.settle()
+    assert bench.total.empty == 1
 
 
 def test_the_map_shows_what_was_predicted_where_it_was(bench: Bench) -> None:
     bench.give(1, 2, 3, 4)
-    stitched = bench.pipeline.stitched()
-    assert stitched is not None
-    assert np.allclose(stitched.phase_rad[stitched.weight > 0.5], 0.25, atol=1e-5)
+    bench.settle()
+    assert bench.stitched is not None
+    assert np.allclose(bench.stitched.phase_rad[bench.stitched.weight > 0.5], 0.25, atol=1e-5)
+
+
+def test_a_scan_goes_on_while_frames_come_where_nobody_says_more() -> None:
+    watch = ScanWatch("", "")
+    assert watch.state(None, 0, streaming=False) is ScanState.WAITING
+    assert watch.state(1, 5, streaming=True) is ScanState.RUNNING
+    assert watch.state(1, 5, streaming=False) is ScanState.WAITING
 
 
 def test_a_model_that_predicts_nan_is_refused(tmp_path: Path) -> None:
+    frames = [np.ones((SIDE_PX, SIDE_PX), np.uint16)]
     with pytest.raises(ModelError):
-        load(kept(tmp_path, 1, float("nan")), "onnxruntime", 1, 4, [np.ones((SIDE_PX, SIDE_PX), np.uint16)])
+        build(Candidate(kept(tmp_path, 1, float("nan")), OPTIONS, frames))
 
 
-def test_the_warmer_hands_back_a_model_or_the_reason(tmp_path: Path) -> None:
-    warmer = Warmer(engine="onnxruntime", threads=1)
-    wanted = kept(tmp_path, 3, 0.1)
-    warmer.warm(wanted, 4, [])
-    warmer.join()
-    found, made = warmer.ready() or (None, None)
-    assert found == wanted
-    assert isinstance(made, Model)
-    wanted.onnx.write_bytes(b"no network")
-    warmer.warm(wanted, 4, [])
-    warmer.join()
-    done = warmer.ready()
-    assert done is not None
-    assert isinstance(done[1], str)
-    assert "version 3" in done[1]
-
-
-def test_constant_models_differ_by_digest() -> None:
-    assert constant_onnx(0.1) != constant_onnx(0.2)
+def test_a_model_whose_file_was_replaced_is_refused(tmp_path: Path) -> None:
+    wanted = kept(tmp_path, 1, 0.1)
+    wanted.onnx.write_bytes(constant_onnx(0.2))
+    with pytest.raises(ModelError, match="file has changed"):
+        build(Candidate(wanted, OPTIONS, []))

@@ -1,0 +1,190 @@
+"""Frames into batches, batches through the engine: several at a time, handed on in order."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iocs.edge_accounting import Scan
+from iocs.edge_messages import Settings
+from iocs.stream import NdFrame
+from phasing.card import ModelCard
+from phasing.engines import Engine
+from phasing.errors import FrameRejected, ModelError
+from phasing.frames import prepare
+
+FloatArray = npt.NDArray[np.float32]
+SLOTS_PER_ENGINE = 2
+"""Batches under way for each that the engine predicts at once: one in the engine, one that is published."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """A frame on its way through the edge."""
+
+    frame: NdFrame
+    scan: Scan
+    arrival_ns: int
+    since_s: float
+    mismatch: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of a frame: predicted, empty (no phase, no reason), or rejected with the reason."""
+
+    pending: Pending
+    counts: FloatArray | None = None
+    phase_rad: FloatArray | None = None
+    reason: str = ""
+
+
+class Model:
+    """A network that is ready to serve, what its card says, and the threads that it computes in."""
+
+    def __init__(self, engine: Engine, card: ModelCard) -> None:
+        self.engine, self.card = engine, card
+        self._pool = ThreadPoolExecutor(engine.parallel, thread_name_prefix=f"model-{card.version}")
+
+    def predict(self, batch: list[Pending], min_counts: float) -> "Future[list[Outcome]]":
+        """Have a batch predicted; the outcomes are in its order."""
+        return self._pool.submit(_predict, self, batch, min_counts)
+
+    def close(self) -> None:
+        """Wait for what is under way and give the engine back."""
+        self._pool.shutdown()
+        self.engine.close()
+
+
+Emit = Callable[["Future[list[Outcome]]", Model], None]
+
+
+class Batcher:
+    """Closes a batch when it is full or its oldest frame has waited long enough; called from one thread.
+
+    Only so many batches are under way at once. While none more may be, frames gather, and batches get fuller; when two
+    batches' worth has gathered, no frame should be taken from the stream's queue, whose bound is the only one.
+    """
+
+    def __init__(self, settings: Settings, emit: Emit) -> None:
+        """`emit` gets every batch's future in order, and has `done` called when its outcomes are through."""
+        self.settings, self._emit = settings, emit
+        self._gathered: deque[Pending] = deque()
+        self._free = threading.Condition()
+        self._under_way = 0
+        self.model: Model | None = None
+
+    def add(self, pending: Pending) -> None:
+        """Take a frame and close a batch if that fills it."""
+        self._gathered.append(pending)
+        self.close_if_due()
+
+    def close_if_due(self) -> None:
+        """Close as many batches as are due and may be under way."""
+        while self._due() and self._may_begin():
+            self._close()
+
+    def wait_s(self, limit_s: float) -> float:
+        """How long the next frame may be waited for, at most `limit_s`; 0 if frames must not be taken now."""
+        if len(self._gathered) >= 2 * self.settings.batch_size:
+            return 0.0
+        if not self._gathered:
+            return limit_s
+        left_s = self._gathered[0].since_s + self.settings.max_wait_s - time.monotonic()
+        return min(limit_s, max(left_s, 1e-3))
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until one more batch may be under way, and close what is due."""
+        with self._free:
+            self._free.wait_for(self._has_room, timeout_s)
+        self.close_if_due()
+
+    def swap(self, model: Model) -> Model | None:
+        """Let a model serve from the next frame on; what has gathered goes to the former, which is returned."""
+        self.flush()
+        former, self.model = self.model, model
+        return former
+
+    def flush(self) -> None:
+        """Close whatever has gathered, however many batches are under way."""
+        while self._gathered:
+            self._close()
+
+    def done(self) -> None:
+        """A batch is through; safe from any thread."""
+        with self._free:
+            self._under_way -= 1
+            self._free.notify()
+
+    def _due(self) -> bool:
+        if not self._gathered:
+            return False
+        if len(self._gathered) >= self.settings.batch_size:
+            return True
+        return time.monotonic() - self._gathered[0].since_s >= self.settings.max_wait_s
+
+    def _may_begin(self) -> bool:
+        with self._free:
+            return self._has_room()
+
+    def _has_room(self) -> bool:
+        return self.model is None or self._under_way < SLOTS_PER_ENGINE * self.model.engine.parallel
+
+    def _close(self) -> None:
+        assert self.model is not None, "frames are gathered for a model only"
+        size = min(self.settings.batch_size, len(self._gathered))
+        batch = [self._gathered.popleft() for _ in range(size)]
+        with self._free:
+            self._under_way += 1
+        self._emit(self.model.predict(batch, self.settings.min_counts), self.model)
+
+
+def _predict(model: Model, batch: list[Pending], min_counts: float) -> list[Outcome]:
+    """Prepare and predict a batch; nothing that is in it can make it fail as a whole."""
+    outcomes = [Outcome(pending) for pending in batch]
+    prepared = _prepared(outcomes, model.card)
+    lit = [index for index, counts in prepared.items() if counts.sum() >= min_counts]
+    for index, counts in prepared.items():
+        outcomes[index] = Outcome(batch[index], counts=counts)
+    if not lit:
+        return outcomes
+    try:
+        phases_rad = model.engine.infer(np.stack([prepared[index] for index in lit])[:, None])[:, 0]
+    except ModelError as error:
+        reason = f"model {model.card.version}: {error}"
+        for index in lit:
+            outcomes[index] = Outcome(batch[index], reason=reason)
+        return outcomes
+    for index, phase_rad in zip(lit, phases_rad, strict=True):
+        if np.isfinite(phase_rad).all():
+            outcomes[index] = Outcome(batch[index], counts=prepared[index], phase_rad=phase_rad)
+        else:
+            outcomes[index] = Outcome(batch[index], reason=f"model {model.card.version} predicts no finite phase")
+    return outcomes
+
+
+def _prepared(outcomes: list[Outcome], card: ModelCard) -> dict[int, FloatArray]:
+    """Prepared counts by place in the batch; the frames that cannot be prepared become rejected ones."""
+    arrays = [outcome.pending.frame.array for outcome in outcomes]
+    if len({(array.shape, array.dtype) for array in arrays}) == 1:
+        try:
+            return dict(enumerate(prepare(_stacked(arrays), card.geometry)))
+        except FrameRejected:
+            pass  # one of them, and only that one, is told below
+    found: dict[int, FloatArray] = {}
+    for index, array in enumerate(arrays):
+        try:
+            found[index] = prepare(array[None], card.geometry)[0]
+        except FrameRejected as error:
+            outcomes[index] = Outcome(outcomes[index].pending, reason=str(error))
+    return found
+
+
+def _stacked(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)

@@ -1,0 +1,102 @@
+"""The live map of a scan, and its publication beside the frames: making a large map must not hold up a small frame."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from iocs.config import EdgeSection
+from iocs.edge_accounting import Scan
+from iocs.edge_batches import FloatArray
+from iocs.maps import map_frame
+from iocs.stream import Attribute, NdFrame
+from phasing.card import ModelCard
+from phasing.stitch import StitchedMap, Stitcher, patch_weight
+
+REST = 4.0
+"""Times what it cost last that the next map waits at least: maps take a fifth of one core at most."""
+
+
+class LiveMap:
+    """The map of one scan under models of one pixel size; one thread adds, another may look."""
+
+    def __init__(self, scan: Scan, card: ModelCard, edge: EdgeSection) -> None:
+        """Begin an empty map for the predictions of a card."""
+        self.scan, self._card = scan, card
+        weight = patch_weight(card.probe_intensity, edge.stitch_weight)
+        self._stitcher = Stitcher(card.input_shape[1], card.pixel_size_m, weight, align_offsets=edge.align_offsets)
+        self.version = card.version
+        self.added = 0
+
+    def takes(self, scan: Scan, card: ModelCard) -> bool:
+        """Whether a card's predictions of a scan belong on this map."""
+        self.version = card.version
+        same = card.input_shape == self._card.input_shape and card.pixel_size_m == self._card.pixel_size_m
+        return scan is self.scan and same
+
+    def add(self, phase_rad: FloatArray, position_m: tuple[float, float]) -> None:
+        """Add a prediction; FrameRejected when it cannot be placed."""
+        self._stitcher.add(phase_rad, position_m)
+        self.added += 1
+
+    def map(self) -> StitchedMap | None:
+        """The map as it is now; None before the first prediction."""
+        return self._stitcher.map()
+
+    def consistency(self) -> tuple[float | None, float | None]:
+        """Spread of overlapping predictions in rad, and that over the spread of the map; None without overlaps."""
+        return self._stitcher.consistency_rad, self._stitcher.consistency_ratio
+
+
+class MapPublisher:
+    """Publishes the current map a few times a second, from a thread of its own, while it changes."""
+
+    def __init__(
+        self,
+        period_s: float,
+        *,
+        current: Callable[[], LiveMap | None],
+        state: Callable[[], str],
+        publish: Callable[[NdFrame], None],
+        made: Callable[[LiveMap, StitchedMap], None],
+    ) -> None:
+        """`current` gives the map to show, `state` the scan's state in words, `made` hears of every map made."""
+        self._period_s, self._current, self._state = period_s, current, state
+        self._publish, self._made = publish, made
+        self._shown: tuple[object, ...] = ()
+        self._stop = threading.Event()
+        self.failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="edge-map", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Show what is not shown yet, then end."""
+        self._stop.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            cost_s = 0.0
+            while not self._stop.wait(max(self._period_s, REST * cost_s)):
+                began_s = time.monotonic()
+                self._show()
+                cost_s = time.monotonic() - began_s
+            self._show()
+        except BaseException as error:
+            self.failed = error
+            raise
+
+    def _show(self) -> None:
+        live, state = self._current(), self._state()
+        if live is None or self._shown == (live, live.added, state):
+            return
+        self._shown = (live, live.added, state)
+        found = live.map()
+        if found is None:
+            return
+        attributes: dict[str, Attribute] = {
+            "ScanId": live.scan.scan_id,
+            "ModelVersion": live.version,
+            "ScanState": state,
+        }
+        self._publish(map_frame(found, live.added, time.time_ns(), attributes))
+        self._made(live, found)

@@ -1,0 +1,227 @@
+"""What leaves the edge: every prediction published in the order of its frame, placed on the map, recorded."""
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from time import monotonic
+
+import numpy as np
+
+from iocs.edge_accounting import Account, Scan
+from iocs.edge_batches import FloatArray, Model, Outcome, Pending
+from iocs.edge_maps import LiveMap
+from iocs.edge_messages import Note, StreamConfig
+from iocs.edge_positions import Placement, Waiting, open_positions
+from iocs.edge_recorder import Recorded, Recorder
+from iocs.stream import Attribute, NdFrame
+from phasing.card import ModelCard
+from phasing.errors import PhaselineError
+from pvdb import Severity
+
+LOOK_S = 0.02
+"""How often predictions that wait for a position are looked at while no frame comes."""
+
+
+_NO_PIXELS = np.zeros((0, 0), np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Placeable:
+    """A published prediction on its way to the map."""
+
+    pending: Pending
+    phase_rad: FloatArray
+    card: ModelCard
+
+
+class Outlet:
+    """Owns the thread that publishes, the positions, the maps and the recorder."""
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        account: Account,
+        *,
+        publish: Callable[[NdFrame], None],
+        done: Callable[[], None],
+        note: Callable[[Note], None],
+    ) -> None:
+        """`publish` sends a prediction, `done` hears of every batch that is through, `note` tells people."""
+        self._account, self._publish, self._done, self._note = account, publish, done, note
+        record = config.edge.record
+        self._positions = open_positions(config.edge.positions, note)
+        self._waiting: Waiting[Placeable] = Waiting(config.edge.positions)
+        self.recorder = Recorder(
+            config.recordings, quota_bytes=int(record.quota_gb * 1e9), queue_frames=record.queue_frames, note=note
+        )
+        self._edge = config.edge
+        self._recorded: Scan | None = None
+        self.record = False
+        self.live: LiveMap | None = None
+        self.latest_input: NdFrame | None = None
+        self.rejected_because = ""
+        self.failed: BaseException | None = None
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="edge-outlet", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Predictions that wait for their position."""
+        return len(self._waiting)
+
+    def emit(self, future: "Future[list[Outcome]]", model: Model) -> None:
+        """Publish a batch when it is predicted, after those before it."""
+        self._jobs.put(partial(self._through, future, model))
+
+    def drain(self, then: Callable[[], None], timeout_s: float) -> bool:
+        """Run `then` in the outlet's thread when all batches before are through; whether it ran in time."""
+        ran = threading.Event()
+
+        def job() -> None:
+            then()
+            ran.set()
+
+        self._jobs.put(job)
+        return ran.wait(timeout_s)
+
+    def begin_anew(self) -> None:
+        """Forget the map; to be run in the outlet's thread."""
+        for waiting in self._waiting.give_up():
+            self._account.count(waiting.pending.scan, "unplaced")
+        self.live = None
+
+    def close(self, timeout_s: float) -> None:
+        """Publish what is under way, then end."""
+        self._jobs.put(None)
+        self._thread.join(timeout_s)
+        self._positions.close()
+        self.recorder.close(timeout_s)
+
+    def reject(self, scan: Scan | None, reason: str) -> None:
+        """Count a frame that cannot be used, and say why."""
+        self._account.count(scan, "rejected")
+        self.rejected_because = reason
+        self._note(Note(reason, Severity.MAJOR))
+
+    def _work(self) -> None:
+        try:
+            while True:
+                try:
+                    job = self._jobs.get(timeout=LOOK_S)
+                except queue.Empty:
+                    self._place_waiting()
+                    continue
+                if job is None:
+                    return
+                job()
+        except BaseException as error:
+            self.failed = error  # the loop raises it: a stream without its outlet must not look alive
+            raise
+
+    def _through(self, future: "Future[list[Outcome]]", model: Model) -> None:
+        try:
+            for outcome in future.result():
+                self._handle(outcome, model.card)
+        finally:
+            self._done()
+        self._place_waiting()
+
+    def _handle(self, outcome: Outcome, card: ModelCard) -> None:
+        pending = outcome.pending
+        if outcome.counts is not None:
+            self.latest_input = NdFrame(
+                pending.frame.unique_id, pending.frame.time_ns, outcome.counts, pending.frame.attributes, "counts"
+            )
+        if outcome.phase_rad is not None:
+            self._send(pending, outcome.phase_rad, card)
+        elif outcome.reason:
+            self.reject(pending.scan, f"frame {pending.frame.unique_id}: {outcome.reason}")
+        else:
+            self._account.count(pending.scan, "empty")
+
+    def _send(self, pending: Pending, phase_rad: FloatArray, card: ModelCard) -> None:
+        placement = self._positions.find(pending.frame)
+        self._publish(prediction(pending, phase_rad, card, placement))
+        self._account.published(pending.scan, pending.frame, pending.arrival_ns)
+        if pending.mismatch:
+            self._account.count(pending.scan, "mismatched")
+        # What waits for its position keeps nothing of the frame's memory: two thousand frames are a gigabyte.
+        placeable = Placeable(replace(pending, frame=replace(pending.frame, array=_NO_PIXELS)), phase_rad, card)
+        if placement.final:
+            self._place(placeable, placement.position_m)
+        else:
+            self._waiting.add(placeable, placeable.pending.frame, monotonic())
+
+    def _place_waiting(self) -> None:
+        for placeable, position_m in self._waiting.ready(self._positions, monotonic()):
+            self._place(placeable, position_m)
+
+    def _place(self, placeable: Placeable, position_m: tuple[float, float] | None) -> None:
+        """Put a prediction on its scan's map and into the recording; one without a position is counted."""
+        pending, card = placeable.pending, placeable.card
+        self._record(placeable, position_m)
+        if position_m is None:
+            self._account.count(pending.scan, "unplaced")
+            return
+        if pending.mismatch:  # it may not spoil the map of those that are right
+            return
+        live = self._map_of(pending.scan, card)
+        try:
+            live.add(placeable.phase_rad, position_m)
+        except PhaselineError as error:
+            self._account.count(pending.scan, "unplaced")
+            self._note(Note(f"frame {pending.frame.unique_id} is not stitched: {error}", Severity.MINOR))
+
+    def _map_of(self, scan: Scan, card: ModelCard) -> LiveMap:
+        """The scan's map; another scan, pixel or patch begins a new one."""
+        if self.live is None or not self.live.takes(scan, card):
+            self.live = LiveMap(scan, card, self._edge)
+        return self.live
+
+    def _record(self, placeable: Placeable, position_m: tuple[float, float] | None) -> None:
+        pending = placeable.pending
+        if not self.record:
+            if self._recorded is not None:
+                self._recorded = None
+                self.recorder.end()
+            return
+        if self._recorded is not pending.scan:
+            self._recorded = pending.scan
+            self.recorder.begin(pending.scan.scan_id, "")
+        self.recorder.add(
+            Recorded(
+                unique_id=pending.frame.unique_id,
+                time_ns=pending.frame.time_ns,
+                phase_rad=placeable.phase_rad,
+                position_m=position_m,
+                model_version=placeable.card.version,
+                mismatch=bool(pending.mismatch),
+            )
+        )
+
+
+def prediction(pending: Pending, phase_rad: FloatArray, card: ModelCard, placement: Placement) -> NdFrame:
+    """What is published for a frame: its own id, time stamp and attributes, and what the model adds.
+
+    `SampleY` and `SampleX` are its position in the sample plane in m, where that is known already.
+    """
+    attributes: dict[str, Attribute] = {
+        **pending.frame.attributes,
+        "ModelVersion": card.version,
+        "PixelSize": card.pixel_size_m,
+    }
+    if placement.position_m is not None:
+        attributes["SampleY"], attributes["SampleX"] = placement.position_m
+    return NdFrame(
+        pending.frame.unique_id,
+        pending.frame.time_ns,
+        phase_rad,
+        attributes,
+        "rad",
+        severity=int(Severity.INVALID) if pending.mismatch else 0,
+        message=pending.mismatch,
+    )

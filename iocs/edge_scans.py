@@ -1,0 +1,102 @@
+"""Where a scan begins and ends for detectors whose frames do not say it: a PV of the scan engine or the file plugin."""
+
+import datetime
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import pvaccess as pva
+
+from iocs.edge_accounting import CLOCK_TOLERANCE_NS
+from iocs.edge_messages import ScanState
+
+_REQUEST = "field(value,timeStamp)"
+_REMEMBERED = 16
+"""Beginnings that are remembered: frames of more scans than that are never on their way at once."""
+
+
+def open_channel(name: str) -> pva.Channel:
+    """A channel over pvAccess, or over Channel Access where the name begins with `ca://`."""
+    return pva.Channel(name.removeprefix("ca://"), pva.CA) if name.startswith("ca://") else pva.Channel(name)
+
+
+class ScanWatch:
+    """Follows the PV that tells where a scan begins, and the one that tells how many frames it will have.
+
+    A text is the scan's id. A number is 0 while no scan runs: a scan begins when it leaves 0, ends when it returns.
+    """
+
+    def __init__(self, scan_pv: str, expected_pv: str) -> None:
+        """Either name may be empty; channels that never connect say nothing."""
+        self._lock = threading.Lock()
+        self._begun: deque[tuple[int, str]] = deque(maxlen=_REMEMBERED)
+        self._ended_ns = 0
+        self._running = False
+        self._expected = self._expected_at_end = 0
+        self._channels = []
+        for name, heard in ((scan_pv, self._scan_changed), (expected_pv, self._expected_changed)):
+            if name:
+                channel = open_channel(name)
+                channel.monitor(heard, _REQUEST)
+                self._channels.append(channel)
+
+    def scan_at(self, time_ns: int, arrival_ns: int) -> str:
+        """The scan of a frame by its time stamp (its arrival, if that cannot be right); empty if unknown."""
+        at_ns = arrival_ns if abs(arrival_ns - time_ns) > CLOCK_TOLERANCE_NS else time_ns
+        with self._lock:
+            return next((scan for begun_ns, scan in reversed(self._begun) if begun_ns <= at_ns), "")
+
+    def state(self, first_frame_ns: int | None, seen: int, *, streaming: bool) -> ScanState:
+        """How the scan goes whose first frame came at `first_frame_ns`, and which had `seen` frames so far."""
+        if first_frame_ns is None:
+            return ScanState.WAITING
+        with self._lock:
+            running, ended_ns, expected = self._running, self._ended_ns, self._expected_at_end
+        if running or (streaming and seen < expected):
+            return ScanState.RUNNING
+        if ended_ns < first_frame_ns:  # nobody told of this one
+            return ScanState.RUNNING if streaming else ScanState.WAITING
+        return ScanState.COMPLETE if seen >= expected else ScanState.ABORTED
+
+    def close(self) -> None:
+        """End the monitors."""
+        for channel in self._channels:
+            channel.stopMonitor()
+
+    def _scan_changed(self, update: Any) -> None:
+        value, at_ns = _value(update), _time_ns(update)
+        with self._lock:
+            if isinstance(value, str):
+                if value and (not self._begun or self._begun[-1][1] != value):
+                    self._begun.append((at_ns, value))
+            elif value and not self._running:
+                self._running = True
+                begun = datetime.datetime.fromtimestamp(at_ns / 1e9, datetime.UTC)
+                self._begun.append((at_ns, begun.isoformat(timespec="milliseconds")))
+            elif not value and self._running:
+                self._running = False
+                self._ended_ns, self._expected_at_end = at_ns, self._expected
+
+    def _expected_changed(self, update: Any) -> None:
+        value = _value(update)
+        if isinstance(value, int):
+            with self._lock:
+                self._expected = value
+
+
+def _value(update: Any) -> str | int:
+    """A text, or a whole number (an enumeration's index); 0 for what is neither."""
+    value = update["value"]
+    if isinstance(value, dict):
+        value = value.get("index", 0)
+    if isinstance(value, str):
+        return value
+    return int(value) if isinstance(value, int | float) else 0
+
+
+def _time_ns(update: Any) -> int:
+    """The update's own time stamp, or now where it has none."""
+    stamp = update["timeStamp"] if update.hasField("timeStamp") else {}
+    seconds = int(stamp.get("secondsPastEpoch", 0))
+    return seconds * 1_000_000_000 + int(stamp.get("nanoseconds", 0)) if seconds > 0 else time.time_ns()

@@ -1,0 +1,91 @@
+"""How a model proves itself beside the running one, in a process of its own."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_models import SIDE_PX
+from test_edge_pipeline import OPTIONS, kept
+
+from iocs.config import EdgeSection
+from iocs.edge_batches import Model
+from iocs.edge_messages import LoadModel
+from iocs.edge_models import KeptModel
+from iocs.edge_trial import Candidate, Trial
+from iocs.edge_warmer import Warmer
+
+PATIENCE_S = 60.0
+FRAMES = [np.full((SIDE_PX, SIDE_PX), 9, np.uint16)]
+
+
+@pytest.fixture
+def warmer(tmp_path: Path) -> Iterator[Warmer]:
+    made = Warmer(EdgeSection(engine="onnxruntime", threads=1), tmp_path / "engines")
+    yield made
+    made.close()
+
+
+def wait(warmer: Warmer) -> tuple[KeptModel, Model | str]:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        done = warmer.ready()
+        if done is not None:
+            return done
+        time.sleep(0.01)
+    raise AssertionError("the warmer does not come to an end")
+
+
+def hanging(folder: Path) -> KeptModel:
+    """A model whose card never comes: reading it waits for ever."""
+    made = kept(folder)
+    made.card.unlink()
+    os.mkfifo(made.card)
+    return made
+
+
+def test_a_model_is_handed_back_ready_or_with_the_reason(warmer: Warmer, tmp_path: Path) -> None:
+    wanted = kept(tmp_path, 3, 0.1)
+    warmer.warm(LoadModel(wanted, proven=False), 4, FRAMES)
+    found, made = wait(warmer)
+    assert found == wanted
+    assert isinstance(made, Model)
+    made.close()
+    wanted.onnx.write_bytes(b"no network")
+    for proven in (False, True):
+        warmer.warm(LoadModel(wanted, proven=proven), 4, FRAMES)
+        _, reason = wait(warmer)
+        assert isinstance(reason, str)
+        assert "digest" in reason
+
+
+def test_a_model_that_predicts_nan_is_refused(warmer: Warmer, tmp_path: Path) -> None:
+    warmer.warm(LoadModel(kept(tmp_path, 1, float("nan")), proven=False), 4, FRAMES)
+    _, reason = wait(warmer)
+    assert isinstance(reason, str)
+    assert reason
+
+
+def test_a_trial_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    trial = Trial(Candidate(hanging(tmp_path), OPTIONS, FRAMES))
+    assert trial.reason_against(0.5) == "it was not built within 0.5 s"
+    assert not trial.is_running
+
+
+def test_a_model_that_takes_its_process_along_is_refused(tmp_path: Path) -> None:
+    trial = Trial(Candidate(hanging(tmp_path), OPTIONS, FRAMES))
+    os.kill(trial.process_id, signal.SIGSEGV)
+    assert trial.reason_against(PATIENCE_S) == "the process that tried it died (signal 11)"
+
+
+def test_the_edge_stops_while_a_model_is_tried(tmp_path: Path) -> None:
+    made = Warmer(EdgeSection(engine="onnxruntime", threads=1), tmp_path / "engines")
+    made.warm(LoadModel(hanging(tmp_path), proven=False), 4, FRAMES)
+    closed = threading.Thread(target=made.close)
+    closed.start()
+    closed.join(PATIENCE_S)
+    assert not closed.is_alive()
