@@ -90,10 +90,9 @@ class Bench:
         return sum(done) / (time.perf_counter() - began_s)
 
     def phases_rad(self) -> FloatArray:
-        """(32, 1, 128, 128) predictions of the first frames, batch by batch."""
-        size = self.setup.batch_size
-        parts = [self.engine.infer(self._counts[k : k + size]) for k in range(0, _COMPARED_FRAMES, size)]
-        return np.concatenate(parts)[:_COMPARED_FRAMES]
+        """(N, 1, 128, 128) predictions of the first 32 frames, batch by batch."""
+        counts, size = self._counts[:_COMPARED_FRAMES], self.setup.batch_size
+        return np.concatenate([self.engine.infer(counts[k : k + size]) for k in range(0, len(counts), size)])
 
     def close(self) -> None:
         """Free the engine."""

@@ -1,13 +1,14 @@
 """At 200 frames/s, with what an operator gets who configures nothing: latency, and what a change of the model costs."""
 
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.drive import Rig
+from benchmarks.drive import TAIL_FRAMES, Rig
 from benchmarks.edge_ioc import PHASE, EdgeIoc
 from benchmarks.frames import PREFIX, Material
 from benchmarks.processes import BenchmarkError, Child
@@ -42,20 +43,25 @@ def measure(
     material: Material, folder: Path, network: Network, *, seconds: float = 8.0, swaps: int = 3, quiet_s: float = 2.0
 ) -> list[Figure]:
     """Latency first, then models 2, 1, 2 ... one after another while frames come; `quiet_s` of frames before each."""
-    with EdgeIoc(folder / "edge", network, material) as ioc, Rig(folder, material) as rig:
+    arguments = ["-m", "benchmarks.model_server", PREFIX, str(material.folder)]
+    # Before the edge: a client that did not find a server looks for it less and less often.
+    with ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        models = stack.enter_context(Child(arguments, folder / "models.log"))
+        ioc = stack.enter_context(EdgeIoc(folder / "edge", network, material))
+        rig = stack.enter_context(Rig(folder, material))
         rig.view(arguments=[PHASE])
         rig.connect()
         latency = _latency(ioc, rig, seconds)
-        arguments = ["-m", "benchmarks.model_server", PREFIX, str(material.folder)]
-        with Child(arguments, folder / "models.log") as models:
-            made = [_swap(ioc, rig, models, 2 - k % 2, quiet_s) for k in range(swaps)]
+        made = [_swap(ioc, rig, models, 2 - k % 2, quiet_s) for k in range(swaps)]
     return latency + _swap_figures(made)
 
 
 def _latency(ioc: EdgeIoc, rig: Rig, seconds: float) -> list[Figure]:
     """Frame time stamp to publication by the edge's account, and to arrival by the viewer's."""
     ioc.reset()
-    run = rig.run(RATE_HZ, int((_LEAD_S + seconds) * RATE_HZ) + 1, lead=int(_LEAD_S * RATE_HZ))
+    lead = int(_LEAD_S * RATE_HZ)
+    run = rig.run(RATE_HZ, lead + int(seconds * RATE_HZ) + TAIL_FRAMES, lead=lead)
     counts = ioc.counts(len(run.sent_ns))
     seen_ms = run.latency_s * 1e3
     if not len(seen_ms):
@@ -84,7 +90,6 @@ def _swap(ioc: EdgeIoc, rig: Rig, models: Child, version: int, quiet_s: float) -
     time.sleep(quiet_s)  # how long undisturbed frames are looked at, not a wait for something to happen
     announced_ns = models.ask(version=version)["announced_ns"]
     ioc.wait_model(version, SWAP_LIMIT_S, begun=True)
-    # A model server that has just started is found after seconds: until then nothing happens.
     begun_ns = max(announced_ns, time.time_ns() - _HEARD_NS)
     ioc.wait_model(version, SWAP_LIMIT_S)
     live_ns = time.time_ns()

@@ -7,8 +7,9 @@ standard input.
 """
 
 import json
-import select
+import queue
 import sys
+import threading
 import time
 
 import numpy as np
@@ -16,8 +17,6 @@ import numpy.typing as npt
 import pvaccess as pva
 
 from iocs.stream import NdFrame, encode
-
-_LOOK_EVERY = 20
 
 
 def prebuilt(path: str) -> list[pva.NtNdArray]:
@@ -31,15 +30,20 @@ def prebuilt(path: str) -> list[pva.NtNdArray]:
 
 
 def send(
-    server: pva.PvaServer, name: str, frames: list[pva.NtNdArray], first: int, count: int, rate_hz: float
+    server: pva.PvaServer,
+    name: str,
+    frames: list[pva.NtNdArray],
+    commands: queue.Queue[str],
+    first: int,
+    count: int,
+    rate_hz: float,
 ) -> tuple[npt.NDArray[np.int64], float, float]:
     """Post `count` frames; the time of each in Unix nanoseconds, the seconds it took, and the longest lateness in s."""
     sent_ns = np.zeros(count, np.int64)
     lateness_s = 0.0
     began_s = time.perf_counter()
     for k in range(count):
-        if k % _LOOK_EVERY == 0 and select.select([sys.stdin], [], [], 0)[0]:
-            sys.stdin.readline()
+        if not commands.empty():
             return sent_ns[:k], time.perf_counter() - began_s, lateness_s
         if rate_hz > 0:
             early_s = began_s + k / rate_hz - time.perf_counter()
@@ -56,18 +60,27 @@ def send(
     return sent_ns, time.perf_counter() - began_s, lateness_s
 
 
+def _listen(commands: queue.Queue[str]) -> None:
+    """Queue each line of standard input, and an empty one at its end."""
+    for line in sys.stdin:
+        commands.put(line)
+    commands.put("")
+
+
 def main(name: str, path: str) -> None:
     """Serve until standard input ends."""
     frames = prebuilt(path)
     server = pva.PvaServer()
     server.addRecord(name, encode(NdFrame(0, 0, np.zeros((2, 2), np.uint16), {"ScanId": "none"})))
     print("ready", flush=True)
-    while line := sys.stdin.readline():  # iterating would read ahead, and hide a line from select
+    commands: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(commands,), daemon=True).start()
+    while line := commands.get():
         command = json.loads(line)
         if "count" not in command:  # the end of what has ended by itself
             continue
         sent_ns, seconds, lateness_s = send(
-            server, name, frames, command["first"], command["count"], command["rate_hz"]
+            server, name, frames, commands, command["first"], command["count"], command["rate_hz"]
         )
         np.save(command["log"], sent_ns)
         print(json.dumps({"seconds": seconds, "lateness_s": lateness_s}), flush=True)

@@ -39,9 +39,10 @@ def test_whole_edge_loses_nothing_at_a_low_rate(material, network, tmp_path):
 
 
 def test_authors_arrangement(material, network, tmp_path):
+    ours = authors.Ours(rate_hz=100.0, bare_hz=200.0, bare=lambda: 200.0)
     two = authors.Arrangement(consumers=2, threads=1, spin=False)
     found = figures_by_key(
-        authors.measure(material, tmp_path, 100.0, guess_hz=100.0, seconds=1.0, trials=1, tried={2: [two]})
+        authors.measure(material, tmp_path, ours, guess_hz=40.0, seconds=0.5, trials=1, tried={2: [two]})
     )
     assert set(found) == {"authors_fps", "edge_over_authors"}
     assert found["edge_over_authors"].detail["consumers"][2]["trials"]
