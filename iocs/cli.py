@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iocs import model_add
-from iocs.config import Config, load
+from iocs.config import Config, load, parse
 from phasing.errors import PhaselineError
 
 IOCS = ("detector", "workflow", "edge")
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     ioc = _command(commands, "ioc", _ioc, "run one IOC")
     ioc.add_argument("ioc", choices=IOCS)
     ioc.add_argument("--attached", action="store_true", help="stop when standard input ends: its owner is gone")
+    ioc.add_argument("--consumers", type=int, help="edge: processes that predict, under pvapy's streaming framework")
     _command(commands, "up", _up, "run all IOCs, each in its own process")
     _command(commands, "status", _status, "print what the IOCs show now")
     _command(commands, "env", _env, "print the EPICS environment that clients need")
@@ -85,6 +86,9 @@ def _prepared(options: argparse.Namespace) -> Config:
 
 def _ioc(options: argparse.Namespace) -> int:
     config = _prepared(options)
+    if options.consumers is not None:
+        edge = config.edge.model_dump() | {"consumers": options.consumers}
+        config = parse(config.model_dump() | {"edge": edge}, where="--consumers")
     if options.attached:
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     module = importlib.import_module(f"iocs.{options.ioc}")  # after the environment is set: EPICS reads it on import

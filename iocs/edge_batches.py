@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from iocs.edge_accounting import Scan
 from iocs.edge_messages import Settings
-from iocs.stream import NdFrame
+from iocs.stream import NdFrame, decode
 from phasing.card import ModelCard
 from phasing.engines import Engine
 from phasing.errors import FrameRejected, ModelError
@@ -79,6 +79,18 @@ class Batcher:
         self._free = threading.Condition()
         self._under_way = 0
         self.model: Model | None = None
+
+    def decode(self, received: Any) -> NdFrame | None:
+        """As `iocs.stream.decode`."""
+        return decode(received)
+
+    def card_of(self, frame: NdFrame) -> ModelCard | None:
+        """The card of the model that a frame is for; None if there is none."""
+        return None if self.model is None else self.model.card
+
+    def takes(self, frame: NdFrame) -> bool:
+        """Whether a frame is to be counted and predicted."""
+        return self.settings.enabled
 
     def add(self, pending: Pending) -> None:
         """Take a frame and close a batch if that fills it."""

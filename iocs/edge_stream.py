@@ -8,7 +8,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from iocs.edge_accounting import Account
-from iocs.edge_batches import Batcher, Model
+from iocs.edge_batches import Model
+from iocs.edge_consumer_choice import Here, InConsumers
 from iocs.edge_intake import Intake
 from iocs.edge_maps import LiveMap, MapPublisher
 from iocs.edge_messages import (
@@ -28,7 +29,7 @@ from iocs.edge_messages import (
 from iocs.edge_outlet import Outlet
 from iocs.edge_scans import ScanWatch
 from iocs.edge_warmer import Warmer
-from iocs.stream import StreamReader, StreamServer, decode
+from iocs.stream import StreamReader, StreamServer
 from phasing.errors import FrameRejected
 from phasing.stitch import StitchedMap
 
@@ -65,7 +66,6 @@ class EdgeStream:
         self._noted: Note | None = None
         self._noting = threading.Lock()
         self._streams = StreamServer([config.phase, config.stitched, config.input])
-        self._reader = StreamReader(config.source, queue_size=config.edge.queue_frames)
         self._watch = ScanWatch(config.scan_pv, config.expected_pv)
         self._account = Account()
         self._outlet = Outlet(
@@ -76,7 +76,13 @@ class EdgeStream:
             note=self._take_note,
         )
         self._outlet.record = settings.record
-        self._batches = Batcher(settings, self._outlet.emit)
+        self._predictor = (
+            InConsumers(config, settings, self._outlet, self._account, self._take_note)
+            if config.edge.consumers
+            else Here(config, settings, self._outlet)
+        )
+        self._batches = self._predictor.batches
+        self._reader = StreamReader(self._predictor.source, queue_size=config.edge.queue_frames)
         self._intake = Intake(
             config,
             self._account,
@@ -92,7 +98,7 @@ class EdgeStream:
             publish=lambda frame: self._streams.publish(config.stitched, frame),
             made=self._record_map,
         )
-        self._warmer = Warmer(config.edge, config.engine_cache)
+        self._warmer = Warmer(config.edge, config.engine_cache, self._predictor.make)
         self._last_frame_s = float("-inf")
         self._periodic = [
             Periodic(STATUS_PERIOD_S, self._send_status),
@@ -123,6 +129,7 @@ class EdgeStream:
         self._batches.flush()
         self._maps.close()
         self._outlet.close(DRAIN_S)
+        self._predictor.close()
         self._warmer.close()
         self._streams.stop()
 
@@ -153,18 +160,17 @@ class EdgeStream:
         if update is None:
             return
         arrival_ns = time.time_ns()
-        settings, model = self._batches.settings, self._batches.model
         try:
-            frame = decode(update)
+            frame = self._batches.decode(update)
         except FrameRejected as error:
-            if settings.enabled:
+            if self._batches.settings.enabled:
                 self._intake.turn_away(str(error))
             return
         if frame is None:
             return
         self._last_frame_s = time.monotonic()
-        card = None if model is None else model.card
-        pending = self._intake.take(frame, arrival_ns, card, enabled=settings.enabled)
+        card, enabled = self._batches.card_of(frame), self._batches.takes(frame)
+        pending = self._intake.take(frame, arrival_ns, card, enabled=enabled)
         if pending is not None:
             self._batches.add(pending)
 
@@ -174,7 +180,8 @@ class EdgeStream:
             self._batches.settings = command
             self._outlet.record = command.record
         elif isinstance(command, LoadModel):
-            self._warmer.warm(command, self._batches.settings.batch_size, self._intake.recent)
+            recent = self._predictor.recent(self._intake.recent)
+            self._warmer.warm(command, self._batches.settings.batch_size, recent)
         elif isinstance(command, Reset):
             self._reset()
         elif isinstance(command, Stop):

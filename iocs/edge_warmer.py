@@ -1,7 +1,7 @@
 """Makes the next model ready beside the running one: tried in a process of its own, then built in a thread here."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,17 @@ from phasing.engines import EngineOptions
 from phasing.errors import PhaselineError
 
 
+def built(candidate: Candidate) -> Model:
+    """A model built in this process; ModelError when it cannot be."""
+    return Model(*build(candidate))
+
+
 class Warmer:
     """One model at a time on its way to going live; a newer request replaces one that still waits."""
 
-    def __init__(self, edge: EdgeSection, cache: Path) -> None:
-        """`cache` is the folder of what engines compile."""
-        self._edge, self._cache = edge, cache
+    def __init__(self, edge: EdgeSection, cache: Path, make: Callable[[Candidate], Model] = built) -> None:
+        """`cache` is the folder of what engines compile; `make` gets a model ready that has passed its trial."""
+        self._edge, self._cache, self._make = edge, cache, make
         self._changed = threading.Condition()
         self._wanted: tuple[LoadModel, Candidate] | None = None
         self._retired: list[Model] = []
@@ -93,7 +98,7 @@ class Warmer:
         """The model, or why it must not go live; one that has served here before is not tried again."""
         try:
             reason = "" if proven else self._tried(candidate)
-            return reason or Model(*build(candidate))
+            return reason or self._make(candidate)
         except (PhaselineError, OSError, MemoryError) as error:
             return str(error) or type(error).__name__
 

@@ -1,0 +1,62 @@
+"""One tool of pvapy's streaming framework as a child of the edge: it ends when its owner is gone.
+
+Arguments: the tool (consumer, collector or mirror) and those of the tool. Standard input is a pipe that the owner
+holds: its end is the owner's, also when that is killed.
+"""
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+
+LOOK_S = 0.2
+TOOLS = {"consumer": "hpcConsumer", "collector": "hpcCollector", "mirror": "mirrorServer"}
+
+
+def main() -> None:
+    """Run a tool until standard input ends."""
+    tool, *arguments = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the owner ends us
+    threading.Thread(target=_end_with_owner, daemon=True).start()
+    if tool == "collector":
+        _collect_in_order()
+    elif tool == "mirror":
+        source = arguments.pop(0)
+        threading.Thread(target=_end_with_source, args=(source,), daemon=True).start()
+    sys.argv = [f"pvapy-{tool}", *arguments]
+    importlib.import_module(f"pvapy.cli.{TOOLS[tool]}").main()
+
+
+def _end_with_owner() -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os._exit(0)
+
+
+def _collect_in_order() -> None:
+    """Let the framework's collector make ours: it has no option for what waits and how long."""
+    from pvapy.hpc import dataCollectorController
+
+    from iocs.edge_consumer_merge import InOrder
+
+    dataCollectorController.DataCollector = InOrder
+
+
+def _end_with_source(source: str) -> None:
+    """End when the mirrored source goes: its clients do not find a mirror again that only lost its source."""
+    import pvaccess as pva
+
+    channel = pva.Channel(source)
+    while not channel.isConnected():
+        with suppress(pva.PvaException):  # a channel connects when something is asked of it
+            channel.get("field(uniqueId)")
+    while channel.isConnected():
+        time.sleep(LOOK_S)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

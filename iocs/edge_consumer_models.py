@@ -1,0 +1,88 @@
+"""The models of one consumer: built in a thread as soon as they are ordered, kept until they serve no more."""
+
+import queue
+import threading
+
+from iocs.edge_batches import Model
+from iocs.edge_consumer_orders import Answer, Orders
+from iocs.edge_trial import Candidate, build
+from phasing.errors import PhaselineError
+
+
+class Models:
+    """Follows the orders' list of models; what has been tried before is built here without another trial."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._wanted: queue.SimpleQueue[Candidate | Model] = queue.SimpleQueue()
+        self._known: set[str] = set()
+        self._listed: set[str] = set()
+        self._built: dict[str, Model] = {}
+        self._refused: dict[str, str] = {}
+        threading.Thread(target=self._work, name="consumer-models", daemon=True).start()
+
+    def follow(self, orders: Orders) -> None:
+        """Build the models that are new on the list; one that is off it and never served is given back."""
+        with self._changed:
+            listed = {str(candidate.kept.announcement): candidate for candidate in orders.models}
+            self._listed = set(listed)
+            for name in self._known - self._listed:
+                self._known.discard(name)
+                self._refused.pop(name, None)
+                unused = self._built.pop(name, None)
+                if unused is not None and name != orders.live:
+                    self._wanted.put(unused)
+            for name, candidate in listed.items():
+                if name not in self._known:
+                    self._known.add(name)
+                    self._wanted.put(candidate)
+
+    def wait(self) -> None:
+        """Wait until all that was ordered is built or refused."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._known <= {*self._built, *self._refused})
+
+    def take_live(self, name: str) -> Model | None:
+        """The model of that name, to serve; None while it is not built."""
+        with self._changed:
+            return self._built.get(name)
+
+    def retire(self, model: Model) -> None:
+        """Close a model that serves no more, when its last batch is through."""
+        with self._changed:
+            self._built = {name: kept for name, kept in self._built.items() if kept is not model}
+        self._wanted.put(model)
+
+    def answer(self, orders: Orders, live: str, model: Model | None) -> Answer:
+        """How far the orders are followed."""
+        with self._changed:
+            engine = None if model is None else model.engine
+            return Answer(
+                serial=orders.serial,
+                begun=orders.begun,
+                built=tuple(self._built),
+                refused=dict(self._refused),
+                live=live,
+                engine="" if engine is None else engine.name,
+                difference_rad=None if engine is None else engine.difference_rad,
+            )
+
+    def _work(self) -> None:
+        while True:
+            job = self._wanted.get()
+            if isinstance(job, Model):
+                job.close()
+                continue
+            name, made, reason = str(job.kept.announcement), None, ""
+            try:
+                made = Model(*build(job))
+            except (PhaselineError, OSError, MemoryError) as error:
+                reason = str(error) or type(error).__name__
+            with self._changed:
+                if made is not None and name in self._listed:
+                    self._built[name] = made
+                elif made is not None:
+                    self._wanted.put(made)
+                else:
+                    self._refused[name] = reason
+                self._changed.notify_all()

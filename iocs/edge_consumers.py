@@ -1,0 +1,337 @@
+"""The edge's processing in several processes: the consumers of pvapy's streaming framework, and what joins them.
+
+The distributor in the detector's server deals the frames out in groups; a server without one (areaDetector's) gets
+pvapy's mirror in front. The collector puts what the consumers put out into one stream in the order of ids.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pvaccess as pva
+
+from iocs.edge_batches import Model
+from iocs.edge_consumer_merged import RemoteEngine
+from iocs.edge_consumer_orders import Answer, Channels, Orders
+from iocs.edge_messages import Note, Settings, StreamConfig
+from iocs.edge_trial import Candidate
+from phasing.card import ModelCard
+from phasing.compute import cores_available
+from phasing.engines import EngineOptions
+from phasing.errors import ModelError
+from pvdb import Severity
+
+log = logging.getLogger("phaseline.edge")
+
+GROUP_FRAMES = 8
+"""Frames that the distributor gives one consumer before it turns to the next: a batch as it is set from the start."""
+LOOK_S, SETTLED_S = 0.1, 1.0
+RESTART_DELAY_S = 1.0
+ANSWER_S = 1.0
+STOP_S = 5.0
+
+
+class Child:
+    """One tool of the framework in a process of its own, which ends with this one."""
+
+    def __init__(self, name: str, arguments: Callable[[], list[str]]) -> None:
+        """`arguments` is asked at every start."""
+        self.name, self._arguments = name, arguments
+        self._due_s = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        """The process that runs now, or ran last."""
+        return 0 if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the tool."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "iocs.edge_consumer_child", *self._arguments()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def died(self) -> int | None:
+        """The status of a process that has just ended; None while it runs, and after it was told once."""
+        if self._process is None:
+            return None
+        status = self._process.poll()
+        if status is not None:
+            self.let_go()
+            self._process, self._due_s = None, time.monotonic() + RESTART_DELAY_S
+        return status
+
+    def start_again_if_due(self) -> bool:
+        """Start one that died a while ago; whether it did."""
+        if self._process is not None or time.monotonic() < self._due_s:
+            return False
+        self.start()
+        return True
+
+    def let_go(self) -> None:
+        """Tell it to end."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def end(self) -> None:
+        """Have it ended."""
+        if self._process is None:
+            return
+        self.let_go()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Link:
+    """The control and status channels of one tool."""
+
+    def __init__(self, control: str, status: str) -> None:
+        self._control, self._status = pva.Channel(control), pva.Channel(status)
+        for channel in (self._control, self._status):
+            channel.setTimeout(ANSWER_S)
+
+    def order(self, command: str, said: str = "") -> None:
+        """Send a command of the framework's; one that does not arrive is sent again with the next look."""
+        put = pva.PvObject({"command": pva.STRING, "args": pva.STRING}, {"command": command, "args": said})
+        try:
+            self._control.put(put, "field(command,args)")
+        except pva.PvaException as error:
+            log.info("%s: %s", self._control.getName(), error)
+
+    def said(self, name: str) -> str:
+        """What the tool's processor last said of itself; empty if it said nothing."""
+        try:
+            return str(self._status.get("field(userStats)")["userStats"][name])
+        except pva.PvaException as error:
+            log.info("%s: %s", self._status.getName(), error)
+            return ""
+
+
+@dataclass(eq=False)
+class Consumer:
+    """One consumer: its process, its channels, how far it is; `begun` once the collector hears this very process."""
+
+    number: int
+    child: Child
+    link: Link
+    answer: Answer = field(default_factory=Answer)
+    begun: bool = False
+
+
+class Consumers:
+    """Owns the processes, gives them orders, and starts again what dies."""
+
+    def __init__(self, config: StreamConfig, settings: Settings, note: Callable[[Note], None]) -> None:
+        """Start them all; `note` tells people, from a thread."""
+        edge = config.edge
+        self._config, self._note = config, note
+        self._channels = channels = Channels(f"{config.phase.removesuffix('Phase')}{os.getpid()}:")
+        self._timeout_s = edge.model_timeout_s
+        self._changed = threading.Condition()
+        self._orders = Orders(0, settings)
+        self._live: tuple[Candidate, ...] = ()
+        self._closed = False
+        self._others = [Child("the collector", self._collector)]
+        self._source = config.source
+        if edge.stream is not None:
+            self._source = channels.mirror
+            self._others.append(Child("the mirror", self._mirror))
+        self._collector_link = Link(channels.merged_control, channels.merged_status)
+        self._consumers = [self._started(number) for number in range(1, edge.consumers + 1)]
+        self._thread = threading.Thread(target=self._watch, name="edge-consumers", daemon=True)
+        self._thread.start()
+
+    @property
+    def merged(self) -> str:
+        """The stream of all that the consumers put out, in the order of ids."""
+        return self._channels.merged
+
+    def set(self, settings: Settings) -> None:
+        """Have the consumers follow new setpoints."""
+        self._order(lambda orders: replace(orders, settings=settings))
+
+    def adopt(self, candidate: Candidate, expect: Callable[[ModelCard], None]) -> Model:
+        """Have a tried model built by all, then serve in all; ModelError with the reason when one cannot.
+
+        Waits; to be called from one thread that is not the stream's. `expect` hears the card before the first frame.
+        """
+        card = _card_of(candidate)
+        candidate = replace(candidate, options=self._share(candidate), recent=())
+        name = str(candidate.kept.announcement)
+        self._order(lambda orders: replace(orders, models=(*self._live, candidate)))
+        try:
+            self._wait(lambda answer: name in answer.built, name, "built")
+        except ModelError:
+            self._order(lambda orders: replace(orders, models=self._live))
+            raise
+        expect(card)
+        self._order(lambda orders: replace(orders, live=name))
+        self._wait(lambda answer: answer.live == name, name, "taken up")
+        self._live = (candidate,)
+        self._order(lambda orders: replace(orders, models=self._live))
+        with self._changed:
+            answers = [consumer.answer for consumer in self._consumers]
+        differences = [answer.difference_rad for answer in answers if answer.difference_rad is not None]
+        return Model(RemoteEngine(f"{len(answers)} x {answers[0].engine}", max(differences, default=None)), card)
+
+    def close(self) -> None:
+        """End them all."""
+        children = [*self._others, *(consumer.child for consumer in self._consumers)]
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for child in children:
+            child.let_go()
+        self._thread.join()
+        for child in children:
+            child.end()
+
+    # what they are started with
+
+    def _started(self, number: int) -> Consumer:
+        def named(name: str) -> str:
+            return name.replace("*", str(number))
+
+        link = Link(named(self._channels.control), named(self._channels.status))
+        return Consumer(number, Child(f"consumer {number}", lambda: self._consumer(number)), link)
+
+    def _consumer(self, number: int) -> list[str]:
+        with self._changed:
+            orders = json.loads(self._orders.to_json())
+        queue_frames = self._config.edge.queue_frames
+        channels = self._channels
+        return [
+            "consumer", "--consumer-id", str(number), "--input-channel", self._source,
+            "--output-channel", channels.output, "--status-channel", channels.status,
+            "--control-channel", channels.control,
+            "--processor-class", "iocs.edge_processor.EdgeProcessor",
+            "--processor-args", json.dumps({"orders": orders, "queue_frames": queue_frames}),
+            "--distributor-group", "phaseline", "--distributor-trigger", "timeStamp",
+            "--distributor-updates", str(GROUP_FRAMES),
+            "--server-queue-size", str(queue_frames), "--receiver-queue-size", str(queue_frames),
+            "--skip-initial-updates", "0", "--disable-curses", "--log-level", "error",
+        ]  # fmt: skip
+
+    def _collector(self) -> list[str]:
+        edge, channels = self._config.edge, self._channels
+        return [
+            "collector", "--producer-id-list", ",".join(map(str, range(1, edge.consumers + 1))),
+            "--input-channel", channels.output, "--output-channel", channels.merged,
+            "--status-channel", channels.merged_status, "--control-channel", channels.merged_control,
+            "--processor-class", "iocs.edge_consumer_merge.Publisher",
+            "--collector-cache-size", str(edge.queue_frames), "--server-queue-size", str(edge.queue_frames),
+            "--skip-initial-updates", "0", "--disable-curses", "--log-level", "error",
+        ]  # fmt: skip
+
+    def _mirror(self) -> list[str]:
+        source, queue_frames = self._config.source, self._config.edge.queue_frames
+        return ["mirror", source, "--channel-map", f"({self._channels.mirror},{source},pva,{queue_frames})"]
+
+    def _share(self, candidate: Candidate) -> EngineOptions:
+        edge = self._config.edge
+        threads = edge.threads or max(1, cores_available() // edge.consumers)
+        return replace(candidate.options, threads=threads, parallel=edge.parallel or threads)
+
+    # orders and answers
+
+    def _order(self, change: Callable[[Orders], Orders]) -> None:
+        with self._changed:
+            self._orders = replace(change(self._orders), serial=self._orders.serial + 1)
+            self._changed.notify_all()
+
+    def _wait(self, holds: Callable[[Answer], bool], name: str, what: str) -> None:
+        """Wait until an answer of every consumer fulfils a condition."""
+
+        def over() -> bool:
+            answers = [consumer.answer for consumer in self._consumers]
+            return self._closed or all(map(holds, answers)) or any(name in answer.refused for answer in answers)
+
+        with self._changed:
+            ended = self._changed.wait_for(over, self._timeout_s)
+            for consumer in self._consumers:
+                if name in consumer.answer.refused:
+                    raise ModelError(f"consumer {consumer.number}: {consumer.answer.refused[name]}")
+                if not ended and not holds(consumer.answer):
+                    raise ModelError(f"consumer {consumer.number} has not {what} it within {self._timeout_s:g} s")
+            if self._closed:
+                raise ModelError("the edge stops")
+
+    def _watch(self) -> None:
+        """Look after the processes: quickly while something is to be done, now and then otherwise."""
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+                orders = self._orders
+            settled = self._keep_alive()
+            settled = self._begin() and settled
+            for consumer in self._consumers:
+                settled = self._talk(consumer, orders) and settled
+            with self._changed:
+                self._changed.notify_all()
+                if orders is self._orders and not self._closed:
+                    self._changed.wait(SETTLED_S if settled else LOOK_S)
+
+    def _keep_alive(self) -> bool:
+        """Say of what has died that it did, and start it again; whether all run."""
+        running = True
+        for consumer in self._consumers:
+            if not self._keep_running(consumer.child):
+                consumer.answer, consumer.begun, running = Answer(), False, False
+        for child in self._others:
+            running = self._keep_running(child) and running
+        return running
+
+    def _keep_running(self, child: Child) -> bool:
+        status = child.died()
+        if status is not None and not self._closed:
+            text = f"{child.name} died (status {status}); starting another, frames that it had are missed"
+            self._note(Note(text, Severity.MAJOR))
+        elif child.start_again_if_due():
+            self._note(Note(f"{child.name} was started again", Severity.MINOR))
+        return child.pid != 0
+
+    def _begin(self) -> bool:
+        """Let frames through each consumer that the collector hears; whether that is all."""
+        if all(consumer.begun for consumer in self._consumers):
+            return True
+        heard = json.loads(self._collector_link.said("heard") or "{}")
+        for consumer in self._consumers:
+            consumer.begun = consumer.child.pid != 0 and heard.get(str(consumer.number)) == consumer.child.pid
+        self._collector_link.order("get_stats")
+        return all(consumer.begun for consumer in self._consumers)
+
+    def _talk(self, consumer: Consumer, orders: Orders) -> bool:
+        """Hear a consumer's answer and give it the orders it has not; whether nothing more is awaited from it."""
+        if consumer.child.pid == 0:
+            return False
+        answer = Answer.from_json(consumer.link.said("answer"))
+        with self._changed:
+            consumer.answer = answer
+        if (answer.serial, answer.begun) != (orders.serial, consumer.begun):
+            consumer.link.order("configure", replace(orders, begun=consumer.begun).to_json())
+        listed = {str(candidate.kept.announcement) for candidate in orders.models}
+        settled = listed <= {*answer.built, *answer.refused} and answer.live == orders.live
+        if not settled or not consumer.begun or answer.serial != orders.serial:
+            consumer.link.order("get_stats")
+            return False
+        return True
+
+
+def _card_of(candidate: Candidate) -> ModelCard:
+    try:
+        return ModelCard.from_json(json.loads(candidate.kept.card.read_text()))
+    except ValueError as error:
+        raise ModelError(f"its card is not JSON: {error}") from error
