@@ -34,6 +34,7 @@ from phasing.errors import FrameRejected
 from phasing.stitch import StitchedMap
 
 POLL_S = 0.02
+COMMAND_PERIOD_S = 0.005
 STATUS_PERIOD_S = 0.2
 STREAMING_S = 1.0
 DRAIN_S = 10.0
@@ -101,6 +102,7 @@ class EdgeStream:
         self._warmer = Warmer(config.edge, config.engine_cache, self._predictor.make)
         self._last_frame_s = float("-inf")
         self._periodic = [
+            Periodic(COMMAND_PERIOD_S, self._look_around),
             Periodic(STATUS_PERIOD_S, self._send_status),
             Periodic(STATUS_PERIOD_S, self._send_note),
             Periodic(config.edge.input_period_s, self._send_input),
@@ -112,15 +114,9 @@ class EdgeStream:
         while not self._stopping:
             self._receive()
             self._batches.close_if_due()
-            while self._pipe.poll():
-                self._obey()
-            self._swap_if_ready()
             now_s = time.monotonic()
             for task in self._periodic:
                 task.run_if_due(now_s)
-            for part in (self._outlet, self._maps):
-                if part.failed is not None:
-                    raise part.failed
 
     def close(self) -> None:
         """Publish what is left and stop serving."""
@@ -173,6 +169,15 @@ class EdgeStream:
         pending = self._intake.take(frame, arrival_ns, card, enabled=enabled)
         if pending is not None:
             self._batches.add(pending)
+
+    def _look_around(self) -> None:
+        """Obey commands, swap in a model that is ready, end with a thread that has failed."""
+        while self._pipe.poll():
+            self._obey()
+        self._swap_if_ready()
+        for part in (self._outlet, self._maps):
+            if part.failed is not None:
+                raise part.failed
 
     def _obey(self) -> None:
         command = self._pipe.recv()
