@@ -41,6 +41,8 @@ log = logging.getLogger("phaseline.edge")
 MODEL_IDLE, FETCHING, WARMING, REFUSED = range(4)
 RESTART_DELAY_S = 1.0
 STOP_TIMEOUT_S = 1.0
+STOP_RECORDING_TIMEOUT_S = 10.0
+"""How long a stream process may take to end a recording well; killed, it would leave a file to be taken up later."""
 
 
 class Edge:
@@ -136,7 +138,8 @@ class Edge:
 
     def _end_process(self) -> None:
         if self._process is not None:
-            self._process.join(STOP_TIMEOUT_S)
+            recording = bool(self._ioc.value(pvs.RECORD))
+            self._process.join(STOP_RECORDING_TIMEOUT_S if recording else STOP_TIMEOUT_S)
             if self._process.is_alive():
                 self._process.kill()
                 self._process.join()

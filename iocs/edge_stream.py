@@ -123,7 +123,8 @@ class EdgeStream:
         self._reader.close()
         self._watch.close()
         self._batches.flush()
-        self._maps.close()
+        self._outlet.drain(lambda: None, DRAIN_S)
+        self._maps.close()  # it shows and records the map with the last predictions
         self._outlet.close(DRAIN_S)
         self._predictor.close()
         self._warmer.close()

@@ -16,6 +16,9 @@ from phasing.compute import cores_available
 from phasing.engines import EngineOptions
 from phasing.errors import PhaselineError
 
+PARALLEL = 4
+"""Batches predicted at the same time unless configured: each on threads of its own waits for no other."""
+
 
 def built(candidate: Candidate) -> Model:
     """A model built in this process; ModelError when it cannot be."""
@@ -67,11 +70,12 @@ class Warmer:
     def _options(self, batch_size: int) -> EngineOptions:
         edge = self._edge
         threads = edge.threads or cores_available()
+        parallel = edge.parallel or min(threads, PARALLEL)
         return EngineOptions(
             name=edge.engine,
             batch_size=batch_size,
             threads=threads,
-            parallel=edge.parallel or threads,
+            parallel=parallel,
             precision=edge.precision,
             providers=edge.providers,
             max_difference_rad=edge.max_difference_rad,
