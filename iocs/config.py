@@ -152,9 +152,10 @@ class EdgeSection(_Section):
     """Where frames come from and how they are predicted.
 
     threads: CPU threads of the engine, by default all cores that the process may use; parallel: batches that are
-    predicted at the same time, by default as many as threads, four at most. `scan_pv` tells where a scan begins for detectors whose frames carry no scan id: a text
-    (the id), or a number that is 0 while no scan runs, such as the file plugin's Capture_RBV; `expected_pv` says how
-    many frames it will have. Empty turns either off. Both, and the stream of positions, may begin with `ca://`.
+    predicted at the same time, by default as many as threads, four at most. `scan_pv` tells where a scan begins for
+    detectors whose frames carry no scan id: a text (the id), or a number that is 0 while no scan runs, such as the file
+    plugin's Capture_RBV; `expected_pv` says how many frames it will have. Empty turns either off. Both, and the stream
+    of positions where it is two PVs, may begin with `ca://`.
     """
 
     stream: str | None = None
