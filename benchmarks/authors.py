@@ -68,8 +68,8 @@ def measure(
     ours: Ours,
     *,
     guess_hz: float,
-    seconds: float = 5.0,
-    trials: int = 5,
+    seconds: float = 4.0,
+    trials: int = 4,
     tried: dict[int, list[Arrangement]] | None = None,
 ) -> list[Figure]:
     """The best sustained rate of 1, 2 and 4 consumers, and the whole edge over it.

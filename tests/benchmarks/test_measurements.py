@@ -22,7 +22,7 @@ def figures_by_key(figures):
 
 
 def test_bare_engines(material):
-    chosen = engine.finalists(material, seconds=0.01, batches=(1, 2), passes=1)
+    chosen = engine.finalists(material, seconds=0.01, batches=(1, 2), passes=1, duels=1)
     found = figures_by_key(engine.measure(material, chosen, rounds=1, seconds=0.02))
     assert set(found) == {"engine_ratio", "engine_difference_rad"}
     assert found["engine_ratio"].value > 0
