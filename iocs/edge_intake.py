@@ -70,9 +70,12 @@ class Intake:
         return Pending(frame, scan, arrival_ns, time.monotonic(), mismatch)
 
     def turn_away(self, reason: str) -> None:
-        """Count an update of the stream that is no frame at all."""
-        self._account.count(self.scan, "received")
-        self._reject(self.scan, reason)
+        """Count an update of the stream that is no frame at all; the id that the next seems to skip was its own."""
+        self._gaps_explained += 1
+        self._explained_for = max(1, self._explained_for)
+        scan = self._present_scan()
+        self._account.count(scan, "received")
+        self._reject(scan, reason)
 
     def count_dropped(self) -> None:
         """Count frames that our own queue could not hold; the gap they leave in the ids is then no loss upstream.
@@ -84,8 +87,9 @@ class Intake:
         if number:
             self._gaps_explained += number
             self._explained_for = self._config.edge.queue_frames + 1
-            self._account.count(self.scan, "received", number)
-            self._account.count(self.scan, "dropped", number)
+            scan = self._present_scan()
+            self._account.count(scan, "received", number)
+            self._account.count(scan, "dropped", number)
             self._note(Note(f"{number} frames dropped: the edge's queue is full", Severity.MAJOR))
 
     def forget(self) -> None:
@@ -101,13 +105,21 @@ class Intake:
         if self._explained_for == 0:
             self._gaps_explained = 0
         self._explained_for = max(0, self._explained_for - 1)
-        if arrival.new_scan or self.scan is None:
+        if former is None and self.scan is not None:  # it began with what was no frame: now it has a name
+            self.scan.scan_id, self.scan.first_frame_ns = scan_id, frame.time_ns
+        elif arrival.new_scan or self.scan is None:
             self.scan = Scan(scan_id, frame.time_ns)
         if arrival.went_back:
             text = f"frame ids went back to {frame.unique_id} within scan {former}: restarted detector, new map"
             self._note(Note(text, Severity.MINOR))
         if arrival.missed:
             self._count_gap(arrival.missed, frame.unique_id)
+        return self.scan
+
+    def _present_scan(self) -> Scan:
+        """The scan that frames belong to now; one without a name where none has come yet, for a loss is an alarm."""
+        if self.scan is None:
+            self.scan = Scan("", time.time_ns())
         return self.scan
 
     def _count_gap(self, gap: int, unique_id: int) -> None:
