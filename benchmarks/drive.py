@@ -166,6 +166,10 @@ class Rig:
         assert self._viewer is not None
         if self._viewer.ask(120.0, do="wait", until=until, quiet_s=quiet_s)["highest"] < until:
             raise BenchmarkError(f"frame {until} never came")
+
+    def clear(self) -> None:
+        """Have the viewer forget what came until now; only when nothing is under way."""
+        assert self._viewer is not None
         self._viewer.ask(do="clear")
 
     def capacity_hz(self, *, count: int = 2000, rate_hz: float = 0.0) -> float:

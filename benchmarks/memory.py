@@ -46,6 +46,7 @@ def measure(
 def _feed(rig: Rig, count: int, pid: int) -> int:
     """Send frames, never more ahead of the viewer than queues hold; the process's memory after the last came out."""
     last = 0
+    rig.clear()
     for begun in range(0, count, _CHUNK):
         last = rig.feed(min(_CHUNK, count - begun))
         if begun >= _AHEAD:
