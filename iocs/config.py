@@ -104,11 +104,12 @@ class PositionSection(_Section):
     """Where the position of a frame comes from, and how its numbers become (y, x) in the sample plane.
 
     First the axes are swapped if so configured, then each is multiplied by its sign and by unit_m, then the pair is
-    turned by rotation_deg (from x towards y). `source`: NDAttributes of the frame itself; a file by frame id (CSV,
-    where a last line counts once it ends, or HDF5); or a stream: either one PV that holds a table of samples, or one PV for
-    each axis. x and y name accordingly attributes, columns, paths within the file, columns of the table, or the PVs.
-    Samples of a stream are matched by time, over the window of `exposure_s` that begins `offset_s` after the frame's
-    time stamp.
+    turned by rotation_deg (from x towards y).
+
+    source: NDAttributes of the frame itself; a file by frame id (CSV, where a last line counts once it ends, or HDF5);
+    or a stream: either one PV that holds a table of samples, or one PV for each axis. x and y name accordingly
+    attributes, columns, paths within the file, columns of the table, or the PVs. Samples of a stream are matched by
+    time, over the window of `exposure_s` that begins `offset_s` after the frame's time stamp.
     """
 
     source: Literal["attributes", "file", "stream"] = "attributes"
