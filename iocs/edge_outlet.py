@@ -205,12 +205,14 @@ class Outlet:
 
 
 def prediction(pending: Pending, phase_rad: FloatArray, card: ModelCard, placement: Placement) -> NdFrame:
-    """What is published for a frame: its own id, time stamp and attributes, and what the model adds.
+    """What is published for a frame: its own id, time stamp and attributes, and what the edge and the model add.
 
-    `SampleY` and `SampleX` are its position in the sample plane in m, where that is known already.
+    `ScanId` is that of the scan it was counted in, also where the frame did not say it, and may be empty. `SampleY` and
+    `SampleX` are its position in the sample plane in m, where that is known already.
     """
     attributes: dict[str, Attribute] = {
         **pending.frame.attributes,
+        "ScanId": pending.scan.scan_id,
         "ModelVersion": card.version,
         "PixelSize": card.pixel_size_m,
     }

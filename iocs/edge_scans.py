@@ -6,6 +6,7 @@ import time
 from collections import deque
 from typing import Any
 
+import numpy as np
 import pvaccess as pva
 
 from iocs.edge_accounting import CLOCK_TOLERANCE_NS
@@ -86,10 +87,12 @@ class ScanWatch:
 
 
 def _value(update: Any) -> str | int:
-    """A text, or a whole number (an enumeration's index); 0 for what is neither."""
+    """A text (in bytes, as a waveform holds one), or a whole number (an enumeration's index); 0 for what is neither."""
     value = update["value"]
     if isinstance(value, dict):
         value = value.get("index", 0)
+    if isinstance(value, np.ndarray) and value.dtype.itemsize == 1:
+        return value.tobytes().partition(b"\0")[0].decode(errors="replace")
     if isinstance(value, str):
         return value
     return int(value) if isinstance(value, int | float) else 0
