@@ -153,27 +153,40 @@ def test_frames_of_another_energy_are_invalid_and_spoil_no_map(line: Line) -> No
     line.shows_alarm(edge.FRAMES_MISMATCHED, Severity.NO_ALARM)
 
 
+def _begin_scan(line: Line, first: int, former: str) -> int:
+    """Send frames that name no scan until one is of a new scan, for the PV's news may come later; the next id."""
+    for unique_id in range(first, first + 2000):
+        line.sent(1, first=unique_id, counts=10, scan_id="")
+        line.phase.until(lambda found, sent=unique_id: bool(found) and found[-1].unique_id == sent, "the frame")
+        if line.phase.take(1)[-1].attributes["ScanId"] not in ("", former):
+            return unique_id + 1
+    raise AssertionError("no scan begins")
+
+
 def test_a_capture_is_a_scan_and_ends_complete_or_aborted(line: Line, pvs: ScanPvs) -> None:
     line.sent(2, first=1, scan_id="")
     line.balanced(2)
     assert line.value(edge.SCAN_ID) == ""
-    scans = []
+    scans = [""]
+    following = 100
     for expected, sent, state in ((8, 8, "Complete"), (8, 5, "Aborted")):
         pvs.put(**{EXPECTED_PV: expected})
         pvs.put(**{SCAN_PV: CAPTURE})
-        line.sent(sent, first=100, scan_id="")
+        following = _begin_scan(line, following, scans[-1])
+        line.sent(sent - 1, first=following, scan_id="")
+        following += sent - 1
         line.until(lambda sent=sent: line.value(edge.SCAN_OUT) == sent, f"{sent} predictions in the scan")
         line.shows(edge.SCAN_STATE, "Running")
+        scans.append(line.value(edge.SCAN_ID))
         pvs.put(**{SCAN_PV: DONE})
         line.shows(edge.SCAN_STATE, state)
         line.shows_alarm(edge.SCAN_STATE, Severity.MINOR if state == "Aborted" else Severity.NO_ALARM)
-        scans.append(line.value(edge.SCAN_ID))
         maps = line.stitched.until(
             lambda found, state=state: bool(found) and found[-1].attributes["ScanState"] == state,
             f"a map that is marked {state}",
         )
         assert (maps[-1].unique_id, maps[-1].attributes["ScanId"]) == (sent, scans[-1])
-    assert len(set(scans)) == 2 and all(scans)
+    assert len(set(scans)) == 3
     assert line.value(edge.FRAMES_MISSED) == 0
 
 
@@ -184,13 +197,18 @@ def test_a_text_on_channel_access_is_the_scans_id(tmp_path: Path) -> None:
         a_line(tmp_path, f'scan_pv = "ca://{name}"') as line,
     ):
         line.begin()
-        line.sent(3, counts=10, scan_id="")
-        line.shows(edge.SCAN_ID, "first")
-        line.balanced(3)
+        following = _begin_scan(line, 1, "")
+        line.sent(2, first=following, counts=10, scan_id="")
+        line.shows(edge.SCAN_OUT, 3)
+        assert line.value(edge.SCAN_ID) == "first"
         pvs.put(**{name: "second"})
-        line.sent(4, first=4, counts=20, scan_id="")
-        line.shows(edge.SCAN_ID, "second")
-        line.balanced(7)
-        assert line.value(edge.SCAN_OUT) == 4
-        assert [f.attributes["ScanId"] for f in line.phase.take(7)] == ["first"] * 3 + ["second"] * 4
+        second = _begin_scan(line, following + 2, "first") - 1
+        line.sent(3, first=second + 1, counts=20, scan_id="")
+        line.shows(edge.SCAN_OUT, 4)
+        assert line.value(edge.SCAN_ID) == "second"
+        frames = line.phase.until(lambda found: found[-1].unique_id == second + 3, "the last frame")
+        assert {f.unique_id: f.attributes["ScanId"] for f in frames} == {
+            unique_id: "second" if unique_id >= second else "first" if unique_id >= following - 1 else ""
+            for unique_id in range(1, second + 4)
+        }
         assert line.value(edge.FRAMES_MISSED) == 0
