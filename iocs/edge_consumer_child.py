@@ -10,10 +10,29 @@ import signal
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable
 from contextlib import suppress
 
 LOOK_S = 0.2
+FAILED = 1
 TOOLS = {"consumer": "hpcConsumer", "collector": "hpcCollector", "mirror": "mirrorServer"}
+
+
+def vital(work: Callable[[], None]) -> Callable[[], None]:
+    """A thread's work; should it fail, the process ends, for the owner sees that and starts another."""
+
+    def run() -> None:
+        ended_well = False
+        try:
+            work()
+            ended_well = True
+        finally:
+            if not ended_well:
+                traceback.print_exc()
+                os._exit(FAILED)
+
+    return run
 
 
 def main() -> None:
@@ -23,6 +42,8 @@ def main() -> None:
     threading.Thread(target=_end_with_owner, daemon=True).start()
     if tool == "collector":
         _collect_in_order()
+    elif tool == "consumer":
+        _consume_when_heard()
     elif tool == "mirror":
         source = arguments.pop(0)
         threading.Thread(target=_end_with_source, args=(source,), daemon=True).start()
@@ -43,6 +64,15 @@ def _collect_in_order() -> None:
     from iocs.edge_consumer_merge import InOrder
 
     dataCollectorController.DataCollector = InOrder
+
+
+def _consume_when_heard() -> None:
+    """Let the framework's consumer be ours, which does not begin too early."""
+    from pvapy.hpc import dataConsumerController
+
+    from iocs.edge_processor import WhenHeard
+
+    dataConsumerController.DataConsumer = WhenHeard
 
 
 def _end_with_source(source: str) -> None:

@@ -13,6 +13,8 @@ import pvaccess as pva
 from pvapy.hpc.dataCollector import DataCollector, ProcessingThread
 from pvapy.hpc.userDataProcessor import UserDataProcessor
 
+from iocs.edge_consumer_child import vital
+
 IDLE, WORKING = 0, 1
 """Ids of updates without pixels: a consumer has nothing, or has begun to work; a greater one is a process's."""
 GRACE_S = 1.0
@@ -47,6 +49,9 @@ class Releasing(ProcessingThread):  # type: ignore[misc]
 
     def run(self) -> None:
         """Let frames go until told to stop."""
+        vital(self._run)()
+
+    def _run(self) -> None:
         self.isRunning = True
         while not self.isDone:
             self.dataCollector.clearEvent()

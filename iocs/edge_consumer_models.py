@@ -4,6 +4,7 @@ import queue
 import threading
 
 from iocs.edge_batches import Model
+from iocs.edge_consumer_child import vital
 from iocs.edge_consumer_orders import Answer, Orders
 from iocs.edge_trial import Candidate, build
 from phasing.errors import PhaselineError
@@ -19,7 +20,7 @@ class Models:
         self._listed: set[str] = set()
         self._built: dict[str, Model] = {}
         self._refused: dict[str, str] = {}
-        threading.Thread(target=self._work, name="consumer-models", daemon=True).start()
+        threading.Thread(target=vital(self._work), name="consumer-models", daemon=True).start()
 
     def follow(self, orders: Orders) -> None:
         """Build the models that are new on the list; one that is off it and never served is given back."""

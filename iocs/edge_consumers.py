@@ -5,20 +5,16 @@ pvapy's mirror in front. The collector puts what the consumers put out into one 
 """
 
 import json
-import logging
 import os
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-
-import pvaccess as pva
 
 from iocs.edge_batches import Model
 from iocs.edge_consumer_merged import RemoteEngine
 from iocs.edge_consumer_orders import Answer, Channels, Orders
+from iocs.edge_consumer_processes import Child, Link
+from iocs.edge_consumer_tools import Tools
 from iocs.edge_messages import Note, Settings, StreamConfig
 from iocs.edge_trial import Candidate
 from phasing.card import ModelCard
@@ -27,96 +23,7 @@ from phasing.engines import EngineOptions
 from phasing.errors import ModelError
 from pvdb import Severity
 
-log = logging.getLogger("phaseline.edge")
-
-GROUP_FRAMES = 8
-"""Frames that the distributor gives one consumer before it turns to the next: a batch as it is set from the start."""
 LOOK_S, SETTLED_S = 0.1, 1.0
-RESTART_DELAY_S = 1.0
-ANSWER_S = 1.0
-STOP_S = 5.0
-
-
-class Child:
-    """One tool of the framework in a process of its own, which ends with this one."""
-
-    def __init__(self, name: str, arguments: Callable[[], list[str]]) -> None:
-        """`arguments` is asked at every start."""
-        self.name, self._arguments = name, arguments
-        self._due_s = 0.0
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    @property
-    def pid(self) -> int:
-        """The process that runs now, or ran last."""
-        return 0 if self._process is None else self._process.pid
-
-    def start(self) -> None:
-        """Start the tool."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "iocs.edge_consumer_child", *self._arguments()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-        )
-
-    def died(self) -> int | None:
-        """The status of a process that has just ended; None while it runs, and after it was told once."""
-        if self._process is None:
-            return None
-        status = self._process.poll()
-        if status is not None:
-            self.let_go()
-            self._process, self._due_s = None, time.monotonic() + RESTART_DELAY_S
-        return status
-
-    def start_again_if_due(self) -> bool:
-        """Start one that died a while ago; whether it did."""
-        if self._process is not None or time.monotonic() < self._due_s:
-            return False
-        self.start()
-        return True
-
-    def let_go(self) -> None:
-        """Tell it to end."""
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-
-    def end(self) -> None:
-        """Have it ended."""
-        if self._process is None:
-            return
-        self.let_go()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-class Link:
-    """The control and status channels of one tool."""
-
-    def __init__(self, control: str, status: str) -> None:
-        self._control, self._status = pva.Channel(control), pva.Channel(status)
-        for channel in (self._control, self._status):
-            channel.setTimeout(ANSWER_S)
-
-    def order(self, command: str, said: str = "") -> None:
-        """Send a command of the framework's; one that does not arrive is sent again with the next look."""
-        put = pva.PvObject({"command": pva.STRING, "args": pva.STRING}, {"command": command, "args": said})
-        try:
-            self._control.put(put, "field(command,args)")
-        except pva.PvaException as error:
-            log.info("%s: %s", self._control.getName(), error)
-
-    def said(self, name: str) -> str:
-        """What the tool's processor last said of itself; empty if it said nothing."""
-        try:
-            return str(self._status.get("field(userStats)")["userStats"][name])
-        except pva.PvaException as error:
-            log.info("%s: %s", self._status.getName(), error)
-            return ""
 
 
 @dataclass(eq=False)
@@ -143,11 +50,11 @@ class Consumers:
         self._orders = Orders(0, settings)
         self._live: tuple[Candidate, ...] = ()
         self._closed = False
-        self._others = [Child("the collector", self._collector)]
-        self._source = config.source
-        if edge.stream is not None:
-            self._source = channels.mirror
-            self._others.append(Child("the mirror", self._mirror))
+        self._tools = tools = Tools(config, channels)
+        self._others = [Child("the collector", tools.collector)]
+        self._mirror = Child("the mirror", tools.mirror) if tools.mirrored else None
+        if self._mirror is not None:
+            self._others.append(self._mirror)
         self._collector_link = Link(channels.merged_control, channels.merged_status)
         self._consumers = [self._started(number) for number in range(1, edge.consumers + 1)]
         self._thread = threading.Thread(target=self._watch, name="edge-consumers", daemon=True)
@@ -209,35 +116,8 @@ class Consumers:
 
     def _consumer(self, number: int) -> list[str]:
         with self._changed:
-            orders = json.loads(self._orders.to_json())
-        queue_frames = self._config.edge.queue_frames
-        channels = self._channels
-        return [
-            "consumer", "--consumer-id", str(number), "--input-channel", self._source,
-            "--output-channel", channels.output, "--status-channel", channels.status,
-            "--control-channel", channels.control,
-            "--processor-class", "iocs.edge_processor.EdgeProcessor",
-            "--processor-args", json.dumps({"orders": orders, "queue_frames": queue_frames}),
-            "--distributor-group", "phaseline", "--distributor-trigger", "timeStamp",
-            "--distributor-updates", str(GROUP_FRAMES),
-            "--server-queue-size", str(queue_frames), "--receiver-queue-size", str(queue_frames),
-            "--skip-initial-updates", "0", "--disable-curses", "--log-level", "error",
-        ]  # fmt: skip
-
-    def _collector(self) -> list[str]:
-        edge, channels = self._config.edge, self._channels
-        return [
-            "collector", "--producer-id-list", ",".join(map(str, range(1, edge.consumers + 1))),
-            "--input-channel", channels.output, "--output-channel", channels.merged,
-            "--status-channel", channels.merged_status, "--control-channel", channels.merged_control,
-            "--processor-class", "iocs.edge_consumer_merge.Publisher",
-            "--collector-cache-size", str(edge.queue_frames), "--server-queue-size", str(edge.queue_frames),
-            "--skip-initial-updates", "0", "--disable-curses", "--log-level", "error",
-        ]  # fmt: skip
-
-    def _mirror(self) -> list[str]:
-        source, queue_frames = self._config.source, self._config.edge.queue_frames
-        return ["mirror", source, "--channel-map", f"({self._channels.mirror},{source},pva,{queue_frames})"]
+            orders = self._orders
+        return self._tools.consumer(number, orders)
 
     def _share(self, candidate: Candidate) -> EngineOptions:
         edge = self._config.edge
@@ -291,13 +171,23 @@ class Consumers:
             if not self._keep_running(consumer.child):
                 consumer.answer, consumer.begun, running = Answer(), False, False
         for child in self._others:
-            running = self._keep_running(child) and running
+            was_there = child.pid != 0
+            is_there = self._keep_running(child)
+            if was_there and not is_there and child is self._mirror:
+                self._renew_consumers()
+            running = is_there and running
         return running
+
+    def _renew_consumers(self) -> None:
+        """Start all anew behind a new mirror: a monitor that a mirror has cut off may stay deaf."""
+        for consumer in self._consumers:
+            consumer.child.renew()
 
     def _keep_running(self, child: Child) -> bool:
         status = child.died()
         if status is not None and not self._closed:
-            text = f"{child.name} died (status {status}); starting another, frames that it had are missed"
+            how = f"died (status {status})" if status else "ended, for its stream is gone"
+            text = f"{child.name} {how}; starting another, frames that it had are missed"
             self._note(Note(text, Severity.MAJOR))
         elif child.start_again_if_due():
             self._note(Note(f"{child.name} was started again", Severity.MINOR))

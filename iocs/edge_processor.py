@@ -8,17 +8,20 @@ import os
 import queue
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from time import monotonic, time_ns
+from time import monotonic, time, time_ns
 from typing import Any
 
 import numpy as np
 import pvaccess as pva
 from pvapy.hpc.adImageProcessor import AdImageProcessor
+from pvapy.hpc.dataConsumer import DataConsumer
 
 from iocs.edge_accounting import Scan
 from iocs.edge_batches import Batcher, FloatArray, Model, Outcome, Pending
+from iocs.edge_consumer_child import vital
 from iocs.edge_consumer_merge import IDLE, WORKING
 from iocs.edge_consumer_models import Models
 from iocs.edge_consumer_orders import OUTCOME, REASON, VERSION, Became, Orders
@@ -41,6 +44,16 @@ class Arrived:
     reason: str = ""
 
 
+class WhenHeard(DataConsumer):  # type: ignore[misc]
+    """The framework's consumer, which asks for frames only when the collector hears it: what it did before is lost."""
+
+    def start(self) -> None:
+        """Begin to serve, and leave the subscription to the processor."""
+        self.startTime = time()
+        self.processingController.userDataProcessor.begin_with(self.dataReceiver.start)
+        self.processingController.start()
+
+
 class EdgeProcessor(AdImageProcessor):  # type: ignore[misc]
     """Predicts the frames that the distributor gives it; `configure` takes the edge's orders.
 
@@ -61,6 +74,7 @@ class EdgeProcessor(AdImageProcessor):  # type: ignore[misc]
         self._live = self._orders.live if self._batches.model is not None else ""
         self._line: deque[Arrived | Pending] = deque()
         self._outgoing: queue.SimpleQueue[tuple[Future[list[Outcome]], ModelCard] | int | None] = queue.SimpleQueue()
+        self._subscribe: Callable[[], None] | None = None
         self._said_idle = True
         self._worked_s = monotonic()
         self._encoder = Encoder()
@@ -71,7 +85,11 @@ class EdgeProcessor(AdImageProcessor):  # type: ignore[misc]
         """Serve the output channel, so that the collector finds it before the first frame, and begin."""
         self.pvaServer.addRecord(self.outputChannel, _telling(os.getpid()))
         for work in (self._work, self._put_out):
-            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+            threading.Thread(target=vital(work), name=work.__name__, daemon=True).start()
+
+    def begin_with(self, subscribe: Callable[[], None]) -> None:
+        """Have `subscribe` called, which asks for frames, as soon as the orders let them through."""
+        self._subscribe = subscribe
 
     def getOutputPvObjectType(self, received: Any) -> None:  # noqa: N802
         """None: the framework would make the channel at the first frame, which nobody would see."""
@@ -82,6 +100,9 @@ class EdgeProcessor(AdImageProcessor):  # type: ignore[misc]
         if orders.serial >= self._orders.serial:
             self._orders = orders
             self._models.follow(orders)
+            if orders.begun and self._subscribe is not None:
+                subscribe, self._subscribe = self._subscribe, None
+                subscribe()
 
     def getStatsPvaTypes(self) -> dict[str, Any]:  # noqa: N802
         """`answer`: how far the orders are followed, as JSON."""
@@ -116,9 +137,6 @@ class EdgeProcessor(AdImageProcessor):  # type: ignore[misc]
                 self._batches.wait_for_room(POLL_S)
                 continue
             self._batches.close_if_due()
-            if not self._orders.begun:
-                threading.Event().wait(POLL_S)
-                continue
             try:
                 arrived = self._arrived.get(timeout=timeout_s)
             except queue.Empty:

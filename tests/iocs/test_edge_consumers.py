@@ -16,13 +16,13 @@ import pytest
 from harness import Process, descendants, start_script, wait_gone, write_config
 from made_models import write_model
 
-from iocs.client import Client
+from iocs.client import Client, ClientError
 from iocs.demo_streams import Predictions
 from iocs.edge_consumer_merge import IDLE, WORKING, InOrder
 from pvdb import Pv, edge
 
 HERE = Path(__file__).parent
-PATIENCE_S = 60.0
+PATIENCE_S = 40.0
 COUNTERS = {
     "in": edge.FRAMES_IN, "out": edge.FRAMES_OUT, "missed": edge.FRAMES_MISSED, "dropped": edge.FRAMES_DROPPED,
     "rejected": edge.FRAMES_REJECTED, "empty": edge.FRAMES_EMPTY, "no_model": edge.FRAMES_NO_MODEL,
@@ -37,12 +37,12 @@ class Beamline:
 
     def __init__(self, folder: Path, prefix: str, *, mirrored: bool) -> None:
         self.folder, self.prefix = folder, prefix
-        stream = f"{prefix}Det:Pva1:Image"
-        source = f'stream = "{stream}"\n' if mirrored else ""
+        self.stream = f"{prefix}Det:Pva1:Image"
+        source = f'stream = "{self.stream}"\n' if mirrored else ""
         text = f'[edge]\n{source}engine = "onnxruntime"\nthreads = 1\nfetch_timeout_s = 5.0\n'
         config = write_config(folder, prefix, text)
         self.processes = PROCESSES + mirrored
-        self.publisher = start_script(HERE / "frame_publisher.py", folder / "publisher.log", stream)
+        self.publisher = self._detector()
         self.models = start_script(HERE / "model_server.py", folder / "models.log", prefix, folder)
         command = [sys.executable, "-m", "iocs.cli", "ioc", "edge", "--consumers", str(CONSUMERS)]
         self.edge = Process([*command, "--config", str(config), "--attached"], folder / "edge.log")
@@ -70,7 +70,10 @@ class Beamline:
         self.models.tell(json.dumps({"version": version}))
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        self.client.wait(condition, what, PATIENCE_S)
+        try:
+            self.client.wait(condition, what, PATIENCE_S)
+        except ClientError as error:
+            raise AssertionError(f"{error}: {self.counts()}, {self.client.value(edge.MESSAGE)}") from error
 
     def shows(self, pv: Pv, value: Any) -> None:
         self.until(lambda: self.client.value(pv) == value, f"{pv.name} is {value}")
@@ -78,16 +81,23 @@ class Beamline:
     def counts(self) -> dict[str, int]:
         return {name: self.client.value(pv) for name, pv in COUNTERS.items()}
 
-    def connect(self) -> None:
-        """Send scans of one frame until one has come all the way, then count from zero."""
+    def connect(self, name: str = "connect") -> None:
+        """Send scans of two frames until one, and then the last, has come all the way."""
         deadline = time.monotonic() + PATIENCE_S
         attempt = 0
-        while not str(self.client.value(edge.SCAN_ID)).startswith("connect"):
+        while not str(self.client.value(edge.SCAN_ID)).startswith(name):
             assert time.monotonic() < deadline, "no frame comes through"
             attempt += 1
-            self.send(1, scan_id=f"connect-{attempt}", rate_hz=2)
+            self.send(2, scan_id=f"{name}-{attempt}", rate_hz=5)
             self.wait_sent()
-        self.shows(edge.SCAN_ID, f"connect-{attempt}")
+        self.shows(edge.SCAN_ID, f"{name}-{attempt}")
+
+    def restart_detector(self) -> None:
+        self.publisher.kill()
+        self.publisher = self._detector()
+
+    def _detector(self) -> Process:
+        return start_script(HERE / "frame_publisher.py", self.folder / "publisher.log", self.stream)
 
     def begin(self) -> None:
         """Have model 1 live, every path of a frame seen to work, and all counters at zero."""
@@ -178,8 +188,41 @@ def test_a_consumer_that_is_killed_is_told_of_replaced_and_its_frames_are_missed
     beamline.wait_sent()
     beamline.until(lambda: _accounted(beamline, 600), "every frame is accounted for")
     assert beamline.counts()["out"] > 500
-    beamline.until(lambda: "started again" in str(beamline.client.value(edge.MESSAGE)), "another is started")
+    beamline.until(lambda: len(beamline.children("consumer")) == CONSUMERS, "another is started")
     assert other in beamline.children("consumer") and victim not in beamline.children("consumer")
+
+
+@pytest.mark.parametrize("beamline", [True], indirect=True, ids=["mirrored"])
+def test_it_goes_on_when_the_collector_dies_and_when_the_detector_starts_again(beamline: Beamline) -> None:
+    beamline.begin()
+    (collector,) = beamline.children("collector")
+    os.kill(collector, signal.SIGKILL)
+    beamline.until(lambda: "the collector was started again" in str(beamline.client.value(edge.MESSAGE)), "it is back")
+    beamline.connect("collected")
+    beamline.restart_detector()
+    beamline.connect("restarted")
+    beamline.client.put(edge.RESET, 1)
+    beamline.send(203, scan_id="again")
+    beamline.shows(edge.FRAMES_OUT, 203)
+    assert beamline.counts() == dict.fromkeys(COUNTERS, 0) | {"in": 203, "out": 203}
+
+
+@direct
+def test_setpoints_reach_the_consumers(beamline: Beamline) -> None:
+    beamline.begin()
+    beamline.client.put(edge.MIN_COUNTS, 10 * 16 * 16)
+    deadline, first = time.monotonic() + PATIENCE_S, 1
+    while not beamline.client.value(edge.FRAMES_EMPTY):  # of 9 counts in each pixel
+        assert time.monotonic() < deadline, "they do not"
+        beamline.send(5, first=first, scan_id="dim")
+        beamline.wait_sent()
+        first += 5
+    beamline.client.put(edge.RESET, 1)
+    beamline.client.put(edge.ENABLE, 0)
+    beamline.client.put(edge.MIN_COUNTS, 1)
+    beamline.send(5, first=first, scan_id="off")
+    beamline.shows(edge.SCAN_ID, "off")
+    assert beamline.counts()["in"] == 0
 
 
 def _accounted(beamline: Beamline, sent: int) -> bool:
