@@ -29,9 +29,11 @@ class LiveMap:
 
     def takes(self, scan: Scan, card: ModelCard) -> bool:
         """Whether a card's predictions of a scan belong on this map."""
-        self.version = card.version
         same = card.input_shape == self._card.input_shape and card.pixel_size_m == self._card.pixel_size_m
-        return scan is self.scan and same
+        if scan is not self.scan or not same:
+            return False
+        self.version = card.version
+        return True
 
     def add(self, phase_rad: FloatArray, position_m: tuple[float, float]) -> None:
         """Add a prediction; FrameRejected when it cannot be placed."""
@@ -62,7 +64,7 @@ class MapPublisher:
         """`current` gives the map to show, `state` the scan's state in words, `made` hears of every map made."""
         self._period_s, self._current, self._state = period_s, current, state
         self._publish, self._made = publish, made
-        self._shown: tuple[object, ...] = ()
+        self._shown: tuple[LiveMap, int, str] | None = None
         self._stop = threading.Event()
         self.failed: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="edge-map", daemon=True)
@@ -86,17 +88,28 @@ class MapPublisher:
             raise
 
     def _show(self) -> None:
+        """Publish what changed; the map of a scan that is over once more, if it grew after it was shown last."""
         live, state = self._current(), self._state()
+        if self._shown is not None and live is not self._shown[0]:
+            former, added, last_state = self._shown
+            self._shown = None
+            if former.added != added:
+                self._publish_map(former, last_state)
         if live is None or self._shown == (live, live.added, state):
             return
         self._shown = (live, live.added, state)
-        found = live.map()
+        found = self._publish_map(live, state)
+        if found is not None and self._current() is live:
+            self._made(live, found)
+
+    def _publish_map(self, live: LiveMap, state: str) -> StitchedMap | None:
+        added, found = live.added, live.map()
         if found is None:
-            return
+            return None
         attributes: dict[str, Attribute] = {
             "ScanId": live.scan.scan_id,
             "ModelVersion": live.version,
             "ScanState": state,
         }
-        self._publish(map_frame(found, live.added, time.time_ns(), attributes))
-        self._made(live, found)
+        self._publish(map_frame(found, added, time.time_ns(), attributes))
+        return found

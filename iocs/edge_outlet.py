@@ -60,6 +60,8 @@ class Outlet:
         self._edge = config.edge
         self._recorded: Scan | None = None
         self.record = False
+        self._newest: Scan | None = None
+        self._former: LiveMap | None = None
         self.live: LiveMap | None = None
         self.latest_input: NdFrame | None = None
         self.rejected_because = ""
@@ -92,7 +94,8 @@ class Outlet:
         """Forget the map; to be run in the outlet's thread."""
         for waiting in self._waiting.give_up():
             self._account.count(waiting.pending.scan, "unplaced")
-        self.live = None
+        self._end_recording()
+        self.live = self._former = None
 
     def close(self, timeout_s: float) -> None:
         """Publish what is under way, then end."""
@@ -110,12 +113,15 @@ class Outlet:
     def _work(self) -> None:
         try:
             while True:
+                if not self.record:
+                    self._end_recording()
                 try:
                     job = self._jobs.get(timeout=LOOK_S)
                 except queue.Empty:
                     self._place_waiting()
                     continue
                 if job is None:
+                    self._end_recording()
                     return
                 job()
         except BaseException as error:
@@ -144,6 +150,10 @@ class Outlet:
             self._account.count(pending.scan, "empty")
 
     def _send(self, pending: Pending, phase_rad: FloatArray, card: ModelCard) -> None:
+        if self._newest is not pending.scan:
+            self._newest = pending.scan
+            if self.live is not None:
+                self._former, self.live = self.live, None
         placement = self._positions.find(pending.frame)
         self._publish(prediction(pending, phase_rad, card, placement))
         self._account.published(pending.scan, pending.frame, pending.arrival_ns)
@@ -177,19 +187,26 @@ class Outlet:
             self._note(Note(f"frame {pending.frame.unique_id} is not stitched: {error}", Severity.MINOR))
 
     def _map_of(self, scan: Scan, card: ModelCard) -> LiveMap:
-        """The scan's map; another scan, pixel or patch begins a new one."""
-        if self.live is None or not self.live.takes(scan, card):
-            self.live = LiveMap(scan, card, self._edge)
-        return self.live
+        """The scan's map; another scan, pixel or patch begins a new one.
+
+        What gets its position when the next scan has begun goes onto the map of its own, which is shown no more.
+        """
+        for live in (self.live, self._former):
+            if live is not None and live.takes(scan, card):
+                return live
+        made = LiveMap(scan, card, self._edge)
+        if scan is self._newest:
+            self.live = made
+        else:
+            self._former = made
+        return made
 
     def _record(self, placeable: Placeable, position_m: tuple[float, float] | None) -> None:
         pending = placeable.pending
         if not self.record:
-            if self._recorded is not None:
-                self._recorded = None
-                self.recorder.end()
             return
         if self._recorded is not pending.scan:
+            self._record_last_map()
             self._recorded = pending.scan
             self.recorder.begin(pending.scan.scan_id, "")
         self.recorder.add(
@@ -202,6 +219,20 @@ class Outlet:
                 mismatch=bool(pending.mismatch),
             )
         )
+
+    def _end_recording(self) -> None:
+        """Have the file of the recording finished, if there is one."""
+        if self._recorded is not None:
+            self._record_last_map()
+            self._recorded = None
+            self.recorder.end()
+
+    def _record_last_map(self) -> None:
+        """Record the map as it is in the end: the one published last may lack the latest predictions."""
+        for live in (self.live, self._former):
+            if live is not None and live.scan is self._recorded and (stitched := live.map()) is not None:
+                self.recorder.add_map(stitched)
+                return
 
 
 def prediction(pending: Pending, phase_rad: FloatArray, card: ModelCard, placement: Placement) -> NdFrame:
