@@ -55,6 +55,7 @@ class Releasing(ProcessingThread):  # type: ignore[misc]
         self.isRunning = True
         while not self.isDone:
             self.dataCollector.clearEvent()
+            self.dataCollector.look()
             while self.dataCollector.may_release():
                 self.processObjects()
             self.dataCollector.waitOnEvent(LOOK_S)
@@ -90,6 +91,13 @@ class InOrder(DataCollector):  # type: ignore[misc]
                 self._take(producer, unique_id, received)
         self.setEvent()
 
+    def look(self) -> None:
+        """Take note of consumers that are gone: they have nothing, until they say something again."""
+        with self.cacheLock:
+            for producer in self.producerIdList:
+                if not self._is_there(producer):
+                    self._idle[producer] = True
+
     def may_release(self) -> bool:
         """Whether the frame with the lowest id may go."""
         with self.cacheLock:
@@ -104,7 +112,7 @@ class InOrder(DataCollector):  # type: ignore[misc]
             waited_s = time.monotonic() - self._came_s[first]
             if not behind or waited_s > HOLD_S:
                 return True
-            return waited_s > GRACE_S and not any(map(self._works, behind))
+            return waited_s > GRACE_S and all(self._idle.get(producer, True) for producer in behind)
 
     def getObjectsFromCache(self) -> list[tuple[int, Any]]:  # noqa: N802
         """The frames with the lowest ids, without a gap."""
@@ -148,9 +156,6 @@ class InOrder(DataCollector):  # type: ignore[misc]
     def _begin_anew(self) -> None:
         self.lastObjectId, self._began_s = None, time.monotonic()
         self._latest.clear()
-
-    def _works(self, producer: int) -> bool:
-        return self._is_there(producer) and not self._idle.get(producer, True)
 
     def _is_there(self, producer: int) -> bool:
         return bool(self.producerChannelMap[producer].isConnected())

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,9 +70,9 @@ class Beamline:
         write_model(self.folder, version, phase_rad)
         self.models.tell(json.dumps({"version": version}))
 
-    def until(self, condition: Callable[[], bool], what: str) -> None:
+    def until(self, condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
         try:
-            self.client.wait(condition, what, PATIENCE_S)
+            self.client.wait(condition, what, patience_s)
         except ClientError as error:
             raise AssertionError(f"{error}: {self.counts()}, {self.client.value(edge.MESSAGE)}") from error
 
@@ -82,14 +83,16 @@ class Beamline:
         return {name: self.client.value(pv) for name, pv in COUNTERS.items()}
 
     def connect(self, name: str = "connect") -> None:
-        """Send scans of two frames until one, and then the last, has come all the way."""
+        """Send scans of one frame until one, and then the last, has come all the way."""
         deadline = time.monotonic() + PATIENCE_S
         attempt = 0
         while not str(self.client.value(edge.SCAN_ID)).startswith(name):
             assert time.monotonic() < deadline, "no frame comes through"
             attempt += 1
-            self.send(2, scan_id=f"{name}-{attempt}", rate_hz=5)
+            self.send(1, scan_id=f"{name}-{attempt}")
             self.wait_sent()
+            with suppress(AssertionError):
+                self.until(lambda: str(self.client.value(edge.SCAN_ID)).startswith(name), "a frame came through", 0.5)
         self.shows(edge.SCAN_ID, f"{name}-{attempt}")
 
     def restart_detector(self) -> None:
