@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -283,11 +283,13 @@ def _text(value: Any) -> str:
 
 def _toml(config: Config) -> str:
     """The configuration as TOML that `--config` reads."""
-    lines: list[str] = []
-    sections: list[str] = []
-    for key, value in config.model_dump(mode="json", exclude_none=True).items():
+    return "\n".join(_table(config.model_dump(mode="json", exclude_none=True), "")) + "\n"
+
+
+def _table(values: Mapping[str, Any], path: str) -> list[str]:
+    """Lines of a table, those of the tables within it behind its own keys."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for key, value in values.items():
         if isinstance(value, dict):
-            sections += ["", f"[{key}]", *(f"{name} = {json.dumps(item)}" for name, item in value.items())]
-        else:
-            lines.append(f"{key} = {json.dumps(value)}")
-    return "\n".join(lines + sections) + "\n"
+            lines += ["", f"[{path}{key}]", *_table(value, f"{path}{key}.")]
+    return lines

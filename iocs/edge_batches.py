@@ -20,8 +20,10 @@ from phasing.errors import FrameRejected, ModelError
 from phasing.frames import prepare
 
 FloatArray = npt.NDArray[np.float32]
-SLOTS_PER_ENGINE = 2
-"""Batches under way for each that the engine predicts at once: one in the engine, one that is published."""
+NEXT_BATCHES = 1
+"""Batches that wait for the engine beside those in it: more of them would be smaller than they need to be."""
+UNPUBLISHED_PER_ENGINE = 3
+"""Batches not yet published for each that the engine predicts at once: an outlet that lags holds the engine up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,7 @@ class Batcher:
         self.settings, self._emit = settings, emit
         self._gathered: deque[Pending] = deque()
         self._free = threading.Condition()
-        self._under_way = 0
+        self._unpredicted = self._unpublished = 0
         self.model: Model | None = None
 
     def decode(self, received: Any) -> NdFrame | None:
@@ -131,7 +133,12 @@ class Batcher:
     def done(self) -> None:
         """A batch is through; safe from any thread."""
         with self._free:
-            self._under_way -= 1
+            self._unpublished -= 1
+            self._free.notify()
+
+    def _predicted(self, _: "Future[list[Outcome]]") -> None:
+        with self._free:
+            self._unpredicted -= 1
             self._free.notify()
 
     def _due(self) -> bool:
@@ -146,15 +153,21 @@ class Batcher:
             return self._has_room()
 
     def _has_room(self) -> bool:
-        return self.model is None or self._under_way < SLOTS_PER_ENGINE * self.model.engine.parallel
+        if self.model is None:
+            return True
+        parallel = self.model.engine.parallel
+        return self._unpredicted < parallel + NEXT_BATCHES and self._unpublished < UNPUBLISHED_PER_ENGINE * parallel
 
     def _close(self) -> None:
         assert self.model is not None, "frames are gathered for a model only"
         size = min(self.settings.batch_size, len(self._gathered))
         batch = [self._gathered.popleft() for _ in range(size)]
         with self._free:
-            self._under_way += 1
-        self._emit(self.model.predict(batch, self.settings.min_counts), self.model)
+            self._unpredicted += 1
+            self._unpublished += 1
+        future = self.model.predict(batch, self.settings.min_counts)
+        future.add_done_callback(self._predicted)
+        self._emit(future, self.model)
 
 
 def _predict(model: Model, batch: list[Pending], min_counts: float) -> list[Outcome]:

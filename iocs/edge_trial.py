@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -57,8 +58,15 @@ class Trial:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=_run, args=(candidate, theirs), name="edge-trial")
-        self._process.start()
+        # A process inherits the priority of the thread that starts it, which cannot be raised again afterwards.
+        starter = threading.Thread(target=self._start, name="edge-trial-start")
+        starter.start()
+        starter.join()
         theirs.close()
+
+    def _start(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        self._process.start()
 
     @property
     def process_id(self) -> int:
@@ -91,7 +99,6 @@ class Trial:
 
 def _run(candidate: Candidate, verdict: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(LOWEST_PRIORITY)
     try:
         engine, _ = build(candidate)
         engine.close()

@@ -85,7 +85,7 @@ MAX_WAIT = _edge.number(
     "Longest wait of a frame for its batch",
     unit="ms",
     precision=1,
-    initial=2.0,
+    initial=1.0,
     limits=(0, 1000),
     setpoint=True,
 )

@@ -1,6 +1,7 @@
 """From ONNX and card to an engine that has proved itself on frames."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 PHASE_LIMIT_RAD = np.pi + 0.05
 """The network ends in tanh times pi; the rest is bfloat16's rounding."""
 _COMPARED_FRAMES = 16
+_REST = 3.0
+"""Times what a step of the warm-up took that nothing is done after it."""
 _FLOAT32_LIMIT_RAD = 1e-3
 """What libraries differ by in float32 is about 1e-6; more is an error of one of them."""
 
@@ -117,8 +120,12 @@ def _proved(trial: _Trial, options: EngineOptions) -> Engine:
         raise
     reduced = network.precision != FLOAT32
     try:
-        phase_rad = _tried(trial, _served(network, trial.card), options)
-        difference_rad = float(kept or 0.0) if expected_rad is None else float(np.abs(phase_rad - expected_rad).mean())
+        engine = _served(network, trial.card)
+        _warm_up(trial, engine, options)
+        if expected_rad is None:
+            difference_rad = float(kept or 0.0)
+        else:
+            difference_rad = float(np.abs(trial.phase_rad(engine, trial.counts) - expected_rad).mean())
         _check_difference(network.name, difference_rad, options.max_difference_rad if reduced else _FLOAT32_LIMIT_RAD)
     except ModelError as refusal:
         network.close()
@@ -131,13 +138,14 @@ def _proved(trial: _Trial, options: EngineOptions) -> Engine:
     return _served(network, trial.card, difference_rad if reduced else None)
 
 
-def _tried(trial: _Trial, engine: Engine, options: EngineOptions) -> FloatArray:
-    """Warm the engine up with the numbers of frames it will get, and return its answer to the trial's frames."""
+def _warm_up(trial: _Trial, engine: Engine, options: EngineOptions) -> None:
+    """Predict the numbers of frames that it will get, resting after each: another engine may be serving beside it."""
     for size in dict.fromkeys((1, options.batch_size)):
         counts = np.resize(trial.counts, (size, *trial.card.input_shape))
         for _ in range(options.parallel):
+            began_s = time.monotonic()
             trial.phase_rad(engine, counts)
-    return trial.phase_rad(engine, trial.counts)
+            time.sleep(_REST * (time.monotonic() - began_s))
 
 
 def _check_difference(name: str, difference_rad: float, limit_rad: float) -> None:
