@@ -159,6 +159,17 @@ def test_every_frame_of_any_mixture_is_accounted_for(line: Line) -> None:
     assert ids == sorted(set(ids))
 
 
+def test_a_reset_while_frames_stream_keeps_the_account(line: Line) -> None:
+    line.send(700, rate_hz=700, counts=None)
+    for seen in (50, 200, 400):
+        line.phase.until(lambda found, seen=seen: found and found[-1].unique_id >= seen, f"frame {seen}")
+        line.client.put(edge.RESET, 1)
+    line.wait_sent()
+    assert [frame.unique_id for frame in line.phase.take(700)] == list(range(1, 701))
+    line.until(lambda: 0 < line.value(edge.FRAMES_IN) == line.value(edge.FRAMES_OUT) <= 300, "all since the last reset")
+    assert line.value(edge.FRAMES_MISSED) == 0
+
+
 def test_gaps_are_missed_and_the_alarm_goes_with_the_next_scan(line: Line) -> None:
     line.sent(2, scan_id="gap")
     line.sent(2, first=8, scan_id="gap")

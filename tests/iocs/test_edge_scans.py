@@ -133,6 +133,24 @@ def test_a_restarted_detector_begins_a_new_map_and_says_so(line: Line) -> None:
     np.testing.assert_allclose(last.phase_rad[last.weight > 0], 20 * SCALE_RAD, rtol=1e-5)
 
 
+def test_a_detector_ioc_that_is_started_again_is_followed(line: Line) -> None:
+    line.sent(5, first=1000, counts=10)
+    line.balanced(5)
+    line.publisher.kill()
+    line.publisher = start_script(HERE / "frame_publisher.py", line.folder / "publisher.log", line.stream)
+    sent = 0
+    while line.value(edge.FRAMES_IN) == 5 and sent < 20_000:  # until the edge is connected again
+        line.sent(1, first=sent, counts=20)
+        sent += 1
+    line.phase.until(lambda found: found[-1].unique_id == sent - 1, "the frame that was sent last")
+    line.until(lambda: "went back to " in line.value(edge.MESSAGE), "the restart is told")
+    line.until(
+        lambda: line.value(edge.FRAMES_IN) == line.value(edge.FRAMES_OUT) == line.value(edge.SCAN_OUT) + 5 > 5,
+        "all that came in went out",
+    )
+    assert line.value(edge.FRAMES_MISSED) == 0
+
+
 def test_frames_of_another_energy_are_invalid_and_spoil_no_map(line: Line) -> None:
     line.sent(3, counts=10, attributes={"Energy": 10_400.0, "DetectorDistance": 1.55})
     line.sent(3, first=4, counts=20, attributes={"Energy": 8_000.0})
