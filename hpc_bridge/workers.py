@@ -1,13 +1,10 @@
 """Worker processes for jobs: warmed before they are needed, really stopped, and gone when their owner is gone."""
 
-import ctypes
 import importlib
 import inspect
 import json
 import os
 import queue
-import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -19,11 +16,11 @@ from multiprocessing import get_context
 from pebble import ProcessExpired, ProcessPool
 
 from hpc_bridge.errors import BridgeError, Cancelled, TaskFailed, TaskTimeout, WorkerLost
+from hpc_bridge.parent import die_with_parent
 from hpc_bridge.ports import Json
 from phasing.errors import PhaselineError
 
 WATCH_S = 0.25
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -194,19 +191,6 @@ def prepare_worker(parent_pid: int, niceness: int, threads: int | None, warm: tu
             importlib.import_module(name)
         except ImportError:
             continue  # the job that needs it says which extra to install
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent dies, even by SIGKILL, so that no job runs on unseen.
-
-    Linux sends the signal when the *thread* that made this process ends, which is why Workers keeps that thread.
-    """
-    if sys.platform != "linux":
-        return
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent_pid:  # it died before we asked
-        os._exit(1)
 
 
 def run_job(target: str, kwargs: str) -> str:

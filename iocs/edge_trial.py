@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hpc_bridge.parent import die_with_parent
 from iocs.edge_models import KeptModel
 from phasing.card import ModelCard
 from phasing.engines import Engine, EngineOptions, build_engine
@@ -50,62 +51,82 @@ def build(candidate: Candidate) -> tuple[Engine, ModelCard]:
     return build_engine(onnx, card, candidate.options, _prepared(candidate.recent, card)), card
 
 
-class Trial:
-    """One trial; may be ended from another thread."""
+class Trials:
+    """A process that tries one candidate after another; may be ended from another thread.
 
-    def __init__(self, candidate: Candidate) -> None:
-        """Start the process; `candidate` reaches it as a copy."""
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_run, args=(candidate, theirs), name="edge-trial")
-        # A process inherits the priority of the thread that starts it, which cannot be raised again afterwards.
-        starter = threading.Thread(target=self._start, name="edge-trial-start")
-        starter.start()
-        starter.join()
-        theirs.close()
+    It is started ahead, while no frames come: starting a process holds Python's lock until the child runs its own
+    program, and on a busy machine that is as long as a swap may not take.
+    """
 
-    def _start(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
-        self._process.start()
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._ended = False
+        self._start()
 
     @property
     def process_id(self) -> int:
-        """The process that builds the model."""
+        """The process that tries models."""
         return int(self._process.pid or 0)
 
-    @property
-    def is_running(self) -> bool:
-        """Whether that process is there."""
-        return self._process.is_alive()
-
-    def reason_against(self, timeout_s: float) -> str:
-        """Wait for the verdict: why the model must not go live, empty when it may."""
+    def reason_against(self, candidate: Candidate, timeout_s: float) -> str:
+        """Try a candidate: why it must not go live, empty when it may."""
         try:
-            if not self._pipe.poll(timeout_s):
-                return f"it was not built within {timeout_s:g} s"
-            return str(self._pipe.recv())
+            self._pipe.send(candidate)
+            if self._pipe.poll(timeout_s):
+                return str(self._pipe.recv())
+            reason = f"it was not built within {timeout_s:g} s"
         except (EOFError, OSError):
             self._process.join(KILL_TIMEOUT_S)
             status = self._process.exitcode or 0
-            return f"the process that tried it died ({f'signal {-status}' if status < 0 else f'status {status}'})"
-        finally:
-            self.end()
+            died = f"signal {-status}" if status < 0 else f"status {status}"
+            reason = f"the process that tried it died ({died})"
+        self._start_again()
+        return reason
 
     def end(self) -> None:
         """End the process, whatever it does."""
+        with self._changing:
+            self._ended = True
+            self._kill()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, os.getpid()), name="edge-trials")
+        self._process.start()
+        theirs.close()
+
+    def _start_again(self) -> None:
+        with self._changing:
+            if not self._ended:
+                self._kill()
+                self._start()
+
+    def _kill(self) -> None:
         self._process.kill()
         self._process.join()
+        self._pipe.close()
 
 
-def _run(candidate: Candidate, verdict: Connection) -> None:
+def _serve(pipe: Connection, parent_pid: int) -> None:
+    """Try what comes until nobody is left to hear of it."""
+    die_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    try:
+        while True:
+            pipe.send(_verdict(pipe.recv()))
+    except (EOFError, OSError):
+        return
+
+
+def _verdict(candidate: Candidate) -> str:
     try:
         engine, _ = build(candidate)
         engine.close()
     except (PhaselineError, OSError, MemoryError) as error:
-        verdict.send(str(error) or type(error).__name__)
-    else:
-        verdict.send("")
+        return str(error) or type(error).__name__
+    return ""
 
 
 def _prepared(recent: Sequence[npt.NDArray[Any]], card: ModelCard) -> npt.NDArray[np.float32] | None:

@@ -11,7 +11,7 @@ from iocs.config import EdgeSection
 from iocs.edge_batches import Model
 from iocs.edge_messages import LoadModel
 from iocs.edge_models import KeptModel
-from iocs.edge_trial import Candidate, Trial, build
+from iocs.edge_trial import Candidate, Trials, build
 from phasing.compute import cores_available
 from phasing.engines import EngineOptions
 from phasing.errors import PhaselineError
@@ -35,7 +35,7 @@ class Warmer:
         self._wanted: tuple[LoadModel, Candidate] | None = None
         self._retired: list[Model] = []
         self._ready: list[tuple[KeptModel, Model | str]] = []
-        self._trial: Trial | None = None
+        self._trials = Trials()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="edge-warmer", daemon=True)
         self._thread.start()
@@ -63,8 +63,7 @@ class Warmer:
         with self._changed:
             self._closed = True
             self._changed.notify()
-            if self._trial is not None:
-                self._trial.end()
+        self._trials.end()
         self._thread.join()
 
     def _options(self, batch_size: int) -> EngineOptions:
@@ -101,18 +100,7 @@ class Warmer:
     def _made(self, candidate: Candidate, *, proven: bool) -> Model | str:
         """The model, or why it must not go live; one that has served here before is not tried again."""
         try:
-            reason = "" if proven else self._tried(candidate)
+            reason = "" if proven else self._trials.reason_against(candidate, self._edge.model_timeout_s)
             return reason or self._make(candidate)
         except (PhaselineError, OSError, MemoryError) as error:
             return str(error) or type(error).__name__
-
-    def _tried(self, candidate: Candidate) -> str:
-        with self._changed:
-            if self._closed:
-                return "the edge stops"
-            self._trial = trial = Trial(candidate)
-        try:
-            return trial.reason_against(self._edge.model_timeout_s)
-        finally:
-            with self._changed:
-                self._trial = None

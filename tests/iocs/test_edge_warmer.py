@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness import wait_gone
 from made_models import SIDE_PX
 from test_edge_pipeline import OPTIONS, kept
 
@@ -16,7 +17,7 @@ from iocs.config import EdgeSection
 from iocs.edge_batches import Model
 from iocs.edge_messages import LoadModel
 from iocs.edge_models import KeptModel
-from iocs.edge_trial import Candidate, Trial
+from iocs.edge_trial import LOWEST_PRIORITY, Candidate, Trials
 from iocs.edge_warmer import Warmer
 
 PATIENCE_S = 60.0
@@ -28,6 +29,13 @@ def warmer(tmp_path: Path) -> Iterator[Warmer]:
     made = Warmer(EdgeSection(engine="onnxruntime", threads=1), tmp_path / "engines")
     yield made
     made.close()
+
+
+@pytest.fixture
+def trials() -> Iterator[Trials]:
+    made = Trials()
+    yield made
+    made.end()
 
 
 def wait(warmer: Warmer) -> tuple[KeptModel, Model | str]:
@@ -70,16 +78,29 @@ def test_a_model_that_predicts_nan_is_refused(warmer: Warmer, tmp_path: Path) ->
     assert reason
 
 
-def test_a_trial_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    trial = Trial(Candidate(hanging(tmp_path), OPTIONS, FRAMES))
-    assert trial.reason_against(0.5) == "it was not built within 0.5 s"
-    assert not trial.is_running
+def test_a_trial_that_takes_too_long_is_ended_and_the_next_model_is_tried(trials: Trials, tmp_path: Path) -> None:
+    slow = trials.process_id
+    assert trials.reason_against(Candidate(hanging(tmp_path), OPTIONS, FRAMES), 0.5) == "it was not built within 0.5 s"
+    wait_gone([slow])
+    assert trials.reason_against(Candidate(kept(tmp_path, 2), OPTIONS, FRAMES), PATIENCE_S) == ""
 
 
-def test_a_model_that_takes_its_process_along_is_refused(tmp_path: Path) -> None:
-    trial = Trial(Candidate(hanging(tmp_path), OPTIONS, FRAMES))
-    os.kill(trial.process_id, signal.SIGSEGV)
-    assert trial.reason_against(PATIENCE_S) == "the process that tried it died (signal 11)"
+def test_a_model_that_takes_its_process_along_is_refused_and_the_next_is_tried(trials: Trials, tmp_path: Path) -> None:
+    reasons: list[str] = []
+    victim = trials.process_id
+    candidate = Candidate(hanging(tmp_path), OPTIONS, FRAMES)
+    asking = threading.Thread(target=lambda: reasons.append(trials.reason_against(candidate, PATIENCE_S)))
+    asking.start()
+    with candidate.kept.card.open("w"):  # opened by the process that reads it: it is at work now
+        os.kill(victim, signal.SIGSEGV)
+        asking.join(PATIENCE_S)
+    assert reasons == ["the process that tried it died (signal 11)"]
+    assert trials.reason_against(Candidate(kept(tmp_path, 2), OPTIONS, FRAMES), PATIENCE_S) == ""
+
+
+def test_a_trial_has_the_lowest_priority(trials: Trials, tmp_path: Path) -> None:
+    assert trials.reason_against(Candidate(kept(tmp_path), OPTIONS, FRAMES), PATIENCE_S) == ""
+    assert os.getpriority(os.PRIO_PROCESS, trials.process_id) == LOWEST_PRIORITY
 
 
 def test_the_edge_stops_while_a_model_is_tried(tmp_path: Path) -> None:
