@@ -15,6 +15,7 @@ from made_models import SIDE_PX, card
 from onnx import TensorProto, helper
 from test_edge import PATIENCE_S, Beamline, _connect
 
+from iocs.client import ClientError
 from iocs.stream import NdFrame, StreamReader, decode
 from pvdb import Pv, Severity, edge, full_name
 
@@ -117,10 +118,11 @@ class Line(Beamline):
 
     def balanced(self, frames_in: int) -> None:
         """Wait until so many frames came in and each of them is accounted for, as it must be with none in flight."""
-        self.until(
-            lambda: self.value(edge.FRAMES_IN) == frames_in == sum(map(self.value, ACCOUNT)),
-            f"{frames_in} frames in and { ({pv.name: self.value(pv) for pv in (edge.FRAMES_IN, *ACCOUNT)}) }",
-        )
+        try:
+            self.until(lambda: self.value(edge.FRAMES_IN) == frames_in == sum(map(self.value, ACCOUNT)), "balanced")
+        except ClientError as error:
+            found = {pv.name: self.value(pv) for pv in (edge.FRAMES_IN, *ACCOUNT, edge.FRAMES_MISSED)}
+            raise AssertionError(f"{frames_in} frames came in, but {found}") from error
 
     def alarms(self, pv: Pv) -> tuple[Severity, Severity]:
         """The severity that a PV shows on pvAccess and on Channel Access."""

@@ -54,6 +54,7 @@ def viewer(line: Line, tmp_path: Path) -> Iterator[Process]:
         while "seen" not in made.lines:
             line.sent(1, first=first, scan_id="for the viewer")
             first += 1
+        line.balanced(first - 1)
         line.begin()
         yield made
     finally:
