@@ -22,6 +22,8 @@ from pvdb import Pv, Severity, edge, full_name
 SCALE_RAD = 1e-3
 ACCOUNT = (edge.FRAMES_OUT, edge.FRAMES_DROPPED, edge.FRAMES_REJECTED, edge.FRAMES_EMPTY, edge.FRAMES_NO_MODEL)
 """What the frames that came in add up to."""
+BESIDE = (edge.FRAMES_MISSED, edge.FRAMES_UNPLACED, edge.FRAMES_MISMATCHED, edge.SCAN_MISSED, edge.SCAN_REJECTED)
+"""Counters that are shown after those."""
 WATCHED = (
     edge.SCAN_MISSED, edge.SCAN_REJECTED, edge.SCAN_OUT, edge.SCAN_IN, edge.REJECTED_BECAUSE, edge.SCAN_STATE,
     edge.FRAMES_UNPLACED, edge.FRAMES_WAITING, edge.FRAMES_MISMATCHED, edge.LATENCY_MEDIAN, edge.LATENCY_FROM,
@@ -123,6 +125,7 @@ class Line(Beamline):
         except ClientError as error:
             found = {pv.name: self.value(pv) for pv in (edge.FRAMES_IN, *ACCOUNT, edge.FRAMES_MISSED)}
             raise AssertionError(f"{frames_in} frames came in, but {found}") from error
+        self.until(lambda: all(self.value(pv) == self.client.get(pv) for pv in BESIDE), "the other counters are shown")
 
     def alarms(self, pv: Pv) -> tuple[Severity, Severity]:
         """The severity that a PV shows on pvAccess and on Channel Access."""
