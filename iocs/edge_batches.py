@@ -172,44 +172,48 @@ class Batcher:
 
 def _predict(model: Model, batch: list[Pending], min_counts: float) -> list[Outcome]:
     """Prepare and predict a batch; nothing that is in it can make it fail as a whole."""
-    outcomes = [Outcome(pending) for pending in batch]
-    prepared = _prepared(outcomes, model.card)
-    lit = [index for index, counts in prepared.items() if counts.sum() >= min_counts]
-    for index, counts in prepared.items():
-        outcomes[index] = Outcome(batch[index], counts=counts)
-    if not lit:
-        return outcomes
-    try:
-        phases_rad = model.engine.infer(np.stack([prepared[index] for index in lit])[:, None])[:, 0]
-    except ModelError as error:
-        reason = f"model {model.card.version}: {error}"
-        for index in lit:
-            outcomes[index] = Outcome(batch[index], reason=reason)
-        return outcomes
-    for index, phase_rad in zip(lit, phases_rad, strict=True):
-        if np.isfinite(phase_rad).all():
-            outcomes[index] = Outcome(batch[index], counts=prepared[index], phase_rad=phase_rad)
-        else:
-            outcomes[index] = Outcome(batch[index], reason=f"model {model.card.version} predicts no finite phase")
+    counts, reasons = _prepared([pending.frame.array for pending in batch], model.card)
+    lit = counts.sum(axis=(1, 2)) >= min_counts
+    predictions = iter(_predictions(model, counts if lit.all() else counts[lit]))
+    frames = zip(counts, lit, strict=True)
+    outcomes = []
+    for pending, reason in zip(batch, reasons, strict=True):
+        if reason:
+            outcomes.append(Outcome(pending, reason=reason))
+            continue
+        frame_counts, is_lit = next(frames)
+        phase_rad, reason = next(predictions) if is_lit else (None, "")
+        outcomes.append(Outcome(pending, frame_counts, phase_rad, reason))
     return outcomes
 
 
-def _prepared(outcomes: list[Outcome], card: ModelCard) -> dict[int, FloatArray]:
-    """Prepared counts by place in the batch; the frames that cannot be prepared become rejected ones."""
-    arrays = [outcome.pending.frame.array for outcome in outcomes]
+def _predictions(model: Model, counts: FloatArray) -> list[tuple[FloatArray | None, str]]:
+    """The phase of each of (K, n, n) prepared frames, or the reason why there is none."""
+    if not len(counts):
+        return []
+    try:
+        phases_rad = model.engine.infer(counts[:, None])[:, 0]
+    except ModelError as error:
+        return [(None, f"model {model.card.version}: {error}")] * len(counts)
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(phases_rad.sum(axis=(1, 2)))  # what is not finite outlives a sum
+    wrong = f"model {model.card.version} predicts no finite phase"
+    return [(one, "") if good else (None, wrong) for one, good in zip(phases_rad, finite, strict=True)]
+
+
+def _prepared(arrays: list[npt.NDArray[Any]], card: ModelCard) -> tuple[FloatArray, list[str]]:
+    """Prepared counts (K, n, n) of the frames that can be used, and for each frame the reason if it cannot."""
     if len({(array.shape, array.dtype) for array in arrays}) == 1:
         try:
-            return dict(enumerate(prepare(_stacked(arrays), card.geometry)))
+            return prepare(np.stack(arrays), card.geometry), [""] * len(arrays)
         except FrameRejected:
             pass  # one of them, and only that one, is told below
-    found: dict[int, FloatArray] = {}
-    for index, array in enumerate(arrays):
+    found: list[FloatArray] = []
+    reasons = []
+    for array in arrays:
         try:
-            found[index] = prepare(array[None], card.geometry)[0]
+            found.append(prepare(array[None], card.geometry))
+            reasons.append("")
         except FrameRejected as error:
-            outcomes[index] = Outcome(outcomes[index].pending, reason=str(error))
-    return found
-
-
-def _stacked(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+            reasons.append(str(error))
+    return np.concatenate(found) if found else np.empty((0, *card.input_shape[1:]), np.float32), reasons

@@ -25,6 +25,7 @@ LOOK_S = 0.02
 """How often predictions that wait for a position are looked at while no frame comes."""
 
 
+Position = tuple[float, float]
 _NO_PIXELS = np.zeros((0, 0), np.uint8)
 
 
@@ -129,27 +130,34 @@ class Outlet:
             raise
 
     def _through(self, future: "Future[list[Outcome]]", model: Model) -> None:
+        """Publish a whole batch first: nobody who looks at a prediction waits for the map."""
         try:
-            for outcome in future.result():
-                self._handle(outcome, model.card)
+            published = [self._handle(outcome, model.card) for outcome in future.result()]
+            for one in published:
+                if one is not None:
+                    self._place(*one)
         finally:
             self._done()
         self._place_waiting()
 
-    def _handle(self, outcome: Outcome, card: ModelCard) -> None:
+    def _handle(self, outcome: Outcome, card: ModelCard) -> tuple[Placeable, Position | None] | None:
+        """Publish or count a frame; the prediction, and its position if it has one or will never have."""
         pending = outcome.pending
         if outcome.counts is not None:
             self.latest_input = NdFrame(
                 pending.frame.unique_id, pending.frame.time_ns, outcome.counts, pending.frame.attributes, "counts"
             )
         if outcome.phase_rad is not None:
-            self._send(pending, outcome.phase_rad, card)
-        elif outcome.reason:
+            return self._send(pending, outcome.phase_rad, card)
+        if outcome.reason:
             self.reject(pending.scan, f"frame {pending.frame.unique_id}: {outcome.reason}")
         else:
             self._account.count(pending.scan, "empty")
+        return None
 
-    def _send(self, pending: Pending, phase_rad: FloatArray, card: ModelCard) -> None:
+    def _send(
+        self, pending: Pending, phase_rad: FloatArray, card: ModelCard
+    ) -> tuple[Placeable, Position | None] | None:
         if self._newest is not pending.scan:
             self._newest = pending.scan
             if self.live is not None:
@@ -159,18 +167,18 @@ class Outlet:
         self._account.published(pending.scan, pending.frame, pending.arrival_ns)
         if pending.mismatch:
             self._account.count(pending.scan, "mismatched")
-        # What waits for its position keeps nothing of the frame's memory: two thousand frames are a gigabyte.
-        placeable = Placeable(replace(pending, frame=replace(pending.frame, array=_NO_PIXELS)), phase_rad, card)
         if placement.final:
-            self._place(placeable, placement.position_m)
-        else:
-            self._waiting.add(placeable, placeable.pending.frame, monotonic())
+            return Placeable(pending, phase_rad, card), placement.position_m
+        # What waits for its position keeps nothing of the frame's memory: two thousand frames are a gigabyte.
+        frame = replace(pending.frame, array=_NO_PIXELS)
+        self._waiting.add(Placeable(replace(pending, frame=frame), phase_rad, card), frame, monotonic())
+        return None
 
     def _place_waiting(self) -> None:
         for placeable, position_m in self._waiting.ready(self._positions, monotonic()):
             self._place(placeable, position_m)
 
-    def _place(self, placeable: Placeable, position_m: tuple[float, float] | None) -> None:
+    def _place(self, placeable: Placeable, position_m: Position | None) -> None:
         """Put a prediction on its scan's map and into the recording; one without a position is counted."""
         pending, card = placeable.pending, placeable.card
         self._record(placeable, position_m)
@@ -201,7 +209,7 @@ class Outlet:
             self._former = made
         return made
 
-    def _record(self, placeable: Placeable, position_m: tuple[float, float] | None) -> None:
+    def _record(self, placeable: Placeable, position_m: Position | None) -> None:
         pending = placeable.pending
         if not self.record:
             return

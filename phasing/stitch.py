@@ -123,7 +123,9 @@ class Stitcher:
         Raises FrameRejected, leaving the map as it was, when the prediction or the position is not finite, the shape is
         wrong or the map would grow beyond max_canvas_px.
         """
-        if phase_rad.shape != (self._patch_px, self._patch_px) or not np.isfinite(phase_rad).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = phase_rad.sum()  # what is not finite outlives a sum
+        if phase_rad.shape != (self._patch_px, self._patch_px) or not np.isfinite(total):
             raise FrameRejected(f"a prediction must be finite and of shape {(self._patch_px, self._patch_px)}")
         corner = [value / self._pixel_size_m - self._patch_px // 2 for value in position_m]
         if not all(math.isfinite(value) for value in corner):
