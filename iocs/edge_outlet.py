@@ -19,6 +19,7 @@ from iocs.edge_recorder import Recorded, Recorder
 from iocs.stream import Attribute, NdFrame
 from phasing.card import ModelCard
 from phasing.errors import PhaselineError
+from phasing.stitch import warm_up
 from pvdb import Severity
 
 LOOK_S = 0.02
@@ -113,6 +114,7 @@ class Outlet:
 
     def _work(self) -> None:
         try:
+            warm_up()
             while True:
                 if not self.record:
                     self._end_recording()

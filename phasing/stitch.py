@@ -21,6 +21,12 @@ _FLAT_RAD = 1e-6
 _BAND_PX = 1 << 16
 
 
+def warm_up() -> None:
+    """Compile what stitching needs, which takes a second where it is not on disk yet, before the first prediction."""
+    for align in (False, True):
+        Stitcher(2, 1.0, np.ones((2, 2)), align_offsets=align).add(np.zeros((2, 2), np.float32), (0.0, 0.0))
+
+
 @dataclass(frozen=True, eq=False)
 class StitchedMap:
     """A phase map on a regular grid.
