@@ -1,16 +1,19 @@
 """The actions of the runs that go on: journalled before they begin, begun once, asked, ended in time."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from hpc_bridge import steps
 from hpc_bridge.errors import BackendUnavailable, BridgeError, Cancelled
 from hpc_bridge.journal import ActionRow, Journal, Run
 from hpc_bridge.ports import ActionProvider, ActionState, ActionStatus, Json
 from hpc_bridge.steps import StepError
+
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -64,13 +67,17 @@ class Dispatcher:
         return Begun(run.request_id, provider, body, action_id, time.monotonic() + state["WaitTime"])
 
     def ask(self, begun: Begun) -> None:
-        """Update the action's status, beginning it if its provider has not accepted it yet."""
-        try:
-            begun.status = self._status(begun)
-        except BackendUnavailable as error:  # asked again until the deadline: it may come back
-            begun.status = ActionStatus(ActionState.ACTIVE, {"description": str(error)})
-        except BridgeError as error:
-            begun.status = _failed(error)
+        """Update the action's status, beginning it if its provider has not accepted it yet.
+
+        Raises BackendUnavailable when the journal cannot be written, which is no word about the provider.
+        """
+        if begun.action_id is None:
+            accepted = _answer(begun, partial(begun.provider.run, begun.request_id, begun.body))
+            if accepted is None:
+                return
+            self._journal.begun_action(begun.request_id, accepted)
+            begun.action_id = accepted
+        begun.status = _answer(begun, partial(begun.provider.status, begun.action_id)) or begun.status
 
     def abandon(self, begun: Begun) -> None:
         """Cancel an action whose result is not awaited any more."""
@@ -102,12 +109,16 @@ class Dispatcher:
                 provider.cancel(row.action_id)
         self._journal.end_action(row.request_id, ActionState.FAILED, "cancelled by the runner", time.time())
 
-    def _status(self, begun: Begun) -> ActionStatus:
-        if begun.action_id is None:
-            action_id = begun.provider.run(begun.request_id, begun.body)
-            self._journal.begun_action(begun.request_id, action_id)
-            begun.action_id = action_id
-        return begun.provider.status(begun.action_id)
+
+def _answer(begun: Begun, question: Callable[[], Answer]) -> Answer | None:
+    """What the provider answers; None when it cannot, which is then the action's status."""
+    try:
+        return question()
+    except BackendUnavailable as error:  # asked again until the deadline: it may come back
+        begun.status = ActionStatus(ActionState.ACTIVE, {"description": str(error)})
+    except BridgeError as error:
+        begun.status = _failed(error)
+    return None
 
 
 def _failed(error: BridgeError) -> ActionStatus:

@@ -297,6 +297,26 @@ def test_a_journal_that_cannot_be_written_is_told_once_and_so_is_its_return(tmp_
     assert told.empty()
 
 
+def test_a_journal_that_fails_as_an_action_is_accepted_is_no_fault_of_its_provider(tmp_path, provider, monkeypatch):
+    monkeypatch.setattr(runner_module, "TROUBLE_S", 0.01)
+    told, messages = queue.Queue(), []
+    with make(tmp_path, provider, trouble=told.put) as runner:
+        runner.subscribe(lambda row: messages.append(row.message))
+        noting, failures = runner._journal.begun_action, iter([BackendUnavailable("full")])
+
+        def note_unless_full(*values):
+            for failure in failures:
+                raise failure
+            noting(*values)
+
+        monkeypatch.setattr(runner._journal, "begun_action", note_unless_full)
+        run = submit(runner)
+        assert told.get(timeout=DEADLINE_S).endswith("full") and told.get(timeout=DEADLINE_S) == ""
+        provider.succeed(provider.next_started())
+        assert runner.wait(run, DEADLINE_S).status is RunStatus.SUCCEEDED
+    assert provider.begun == [f"{run}:0:1"] and not any(messages)
+
+
 def test_a_listener_that_fails_on_trouble_stops_no_run(tmp_path, provider, monkeypatch):
     monkeypatch.setattr(runner_module, "TROUBLE_S", 0.01)
     called = threading.Event()
