@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from phasing.errors import MissingExtra, PhaselineError
@@ -12,6 +13,22 @@ from pvdb import Kind, Pv, full_name
 
 class ClientError(PhaselineError):
     """A PV that is not there, a put that failed, or a condition that did not come true in time."""
+
+
+def monitor(context: Any, name: str, take: Callable[[Any], None], **options: Any) -> Any:
+    """As the context's own monitor (p4p.client.thread), but no update is lost that comes before that returns.
+
+    p4p 4.3 drops the news of such an update; the update then lies in the subscription's queue, and there is no news of
+    those that follow. Here the queue is looked into whenever there is news, and once when the subscription is there.
+    """
+    from p4p.client import raw
+    from p4p.client.thread import Subscription
+
+    subscription = Subscription(context, name, take, **options)
+    look = partial(subscription._Q.push, subscription._handle)
+    subscription._S = raw.Context.monitor(context, name, look)
+    look()
+    return subscription
 
 
 class Client:
@@ -70,14 +87,9 @@ class Client:
     def watch(self, *pvs: Pv) -> None:
         """Follow PVs by monitors from now on."""
         for pv in pvs:
-            self._subscriptions.append(
-                self._context.monitor(
-                    self.name(pv),
-                    lambda update, pv=pv: self._update(pv, update),
-                    notify_disconnect=True,
-                    queue=self._updates,
-                )
-            )
+            take = partial(self._update, pv)
+            options = {"notify_disconnect": True, "queue": self._updates}
+            self._subscriptions.append(monitor(self._context, self.name(pv), take, **options))
         self.wait(lambda: all(self._values.get(pv) is not None for pv in pvs), f"{len(pvs)} PVs connect", 15.0)
 
     def value(self, pv: Pv) -> Any:

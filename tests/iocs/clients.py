@@ -69,6 +69,13 @@ def pva(**options):
         yield context
 
 
+def monitor(context, name, take):
+    """A subscription of a p4p context."""
+    from iocs.client import monitor
+
+    return monitor(context, name, take)
+
+
 def pva_text(context, name):
     """The text of a string PV."""
     return context.get(name, timeout=DEADLINE_S).raw.value

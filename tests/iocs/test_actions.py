@@ -13,7 +13,7 @@ def run_actions(prefix):
         for side, start in (("ca", clients.ca_put), ("pva", lambda name, one: clients.pva_put(context, name, one))):
             context.put(f"{prefix}Train:Standby", "Off")
             busy = clients.Seen()
-            watch = context.monitor(f"{prefix}Flow:Run_RBV", lambda value, busy=busy: busy.add(int(value)))
+            watch = clients.monitor(context, f"{prefix}Flow:Run_RBV", lambda value, busy=busy: busy.add(int(value)))
             done = clients.background(start, f"{prefix}Flow:Run", 1)
             busy.until(lambda value: value == 1)
             facts[side] = [
@@ -40,7 +40,9 @@ def stop_actions(prefix):
         for stop in (clients.ca_put, lambda name, zero: clients.pva_put(context, name, zero)):
             for start in (clients.ca_put, lambda name, one: clients.pva_put(context, name, one)):
                 busy = clients.Seen()
-                watch = context.monitor(f"{prefix}Train:Start_RBV", lambda value, busy=busy: busy.add(int(value)))
+                watch = clients.monitor(
+                    context, f"{prefix}Train:Start_RBV", lambda value, busy=busy: busy.add(int(value))
+                )
                 done = clients.background(start, f"{prefix}Train:Start", 1)
                 busy.until(lambda value: value == 1)
                 stopped = stop(f"{prefix}Train:Start", 0)

@@ -56,7 +56,7 @@ class Detector:
                 value = value.raw.value
                 seen.add(value if isinstance(value, int | float | str) else value.index)
 
-        seen.subscription = self.context.monitor(name, add)
+        seen.subscription = clients.monitor(self.context, name, add)
         return seen
 
     def capture(self):

@@ -20,7 +20,9 @@ def put_and_watch(prefix):
     ]  # fmt: skip
     with clients.pva() as context:
         subscriptions = [
-            context.monitor(prefix + name, lambda value, name=name: by_pva[name].add((int(value), *value.raw_stamp)))
+            clients.monitor(
+                context, prefix + name, lambda value, name=name: by_pva[name].add((int(value), *value.raw_stamp))
+            )
             for name in names
         ]
         pvs[0].put(12, wait=True, timeout=clients.DEADLINE_S)

@@ -63,7 +63,7 @@ def test_it_serves_when_it_says_so_and_ends_when_told(fresh_place):
 def read_health(prefix):
     with clients.pva() as context:
         heartbeat = clients.Seen()
-        watch = context.monitor(f"{prefix}Workflow:Ioc:Heartbeat", lambda value: heartbeat.add(int(value)))
+        watch = clients.monitor(context, f"{prefix}Workflow:Ioc:Heartbeat", lambda value: heartbeat.add(int(value)))
         first = heartbeat.until(lambda beat: True)
         heartbeat.until(lambda beat: beat > first)
         watch.close()
@@ -78,8 +78,8 @@ def stop_while_an_action_runs(prefix, pid):
         busy = clients.Seen()
         message = clients.Seen()
         watches = [
-            context.monitor(f"{prefix}Train:Start_RBV", lambda value: busy.add(int(value))),
-            context.monitor(f"{prefix}Train:Message", lambda value: message.add(value.raw.value)),
+            clients.monitor(context, f"{prefix}Train:Start_RBV", lambda value: busy.add(int(value))),
+            clients.monitor(context, f"{prefix}Train:Message", lambda value: message.add(value.raw.value)),
         ]
         done = clients.background(clients.pva_put, context, f"{prefix}Train:Start", 1)
         busy.until(lambda value: value == 1)
