@@ -16,6 +16,8 @@ from pvdb import detector as declared
 
 _NAME_CHARACTERS = r"[A-Za-z0-9_\-:\[\]{}<>;]+"
 """What EPICS allows in a record's name, but for the dot, where the name ends and a field's begins."""
+CHANNEL_ACCESS = "ca://"
+"""What the name of a PV begins with that is read over Channel Access."""
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(max_length=39)]
@@ -134,8 +136,8 @@ class PositionSection(_Section):
         if self.source == "file" and self.file is None:
             raise ValueError("a source of positions that is a file needs the key file")
         if self.source == "stream":
-            if (self.stream or "").startswith("ca://"):
-                raise ValueError("a table of positions is on pvAccess only: stream cannot begin with ca://")
+            if (self.stream or "").startswith(CHANNEL_ACCESS):
+                raise ValueError(f"a table of positions is on pvAccess only: stream cannot begin with {CHANNEL_ACCESS}")
             if self.stream is None and not {"x", "y"} <= self.model_fields_set:
                 raise ValueError("a source of positions that is a stream needs the key stream, or x and y as PVs")
         return self

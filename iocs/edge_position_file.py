@@ -6,7 +6,7 @@ from time import time
 
 import numpy as np
 
-from iocs.config import ConfigError, PositionSection
+from iocs.config import PositionSection
 from iocs.edge_messages import Note
 from iocs.edge_placement import NOT_YET, Placement, placed
 from iocs.stream import NdFrame
@@ -21,8 +21,7 @@ class FilePositions:
 
     def __init__(self, section: PositionSection, note: Callable[[Note], None]) -> None:
         """Read the file if it is there, and look at it again in a thread; what is wrong with it is noted."""
-        if section.file is None:
-            raise ConfigError("edge.positions.file: a source of positions that is a file needs one")
+        assert section.file is not None, "the section is complete"
         self._section, self._note = section, note
         self._path = section.file
         self._file = PositionFile(section.file, x=section.x, y=section.y)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iocs.config import ConfigError, PositionSection
+from iocs.config import PositionSection
 from iocs.edge_messages import Note
 from iocs.edge_placement import NEVER, NOT_YET, Placement, placed
-from iocs.edge_samples import CHANNEL_ACCESS, Complain, GarbageError, SampleReader
+from iocs.edge_samples import Complain, GarbageError, SampleReader
 from iocs.stream import NdFrame
 from phasing.positions import Absent, Track
 from pvdb import Severity
@@ -58,9 +58,8 @@ class TablePositions:
     """
 
     def __init__(self, section: PositionSection, note: Callable[[Note], None]) -> None:
-        """Subscribe; ConfigError for a Channel Access name, for it has no tables."""
-        if section.stream is None or section.stream.startswith(CHANNEL_ACCESS):
-            raise ConfigError("edge.positions.stream: Channel Access has no tables; name a PV of each axis in x and y")
+        """Subscribe to the PV that the section names."""
+        assert section.stream is not None, "the section is complete"
         self._columns = (section.stream_time, section.y, section.x)
         self._name, self._note = section.stream, note
         self._tracks = _Tracks(section, hold=False)

@@ -25,7 +25,7 @@ REST = 20.0
 def open_positions(section: PositionSection, note: Callable[[Note], None]) -> PositionSource:
     """The source of positions that the configuration names; `note` is called from threads of the source.
 
-    ConfigError for a configuration that cannot be. What is not there yet (a file, a PV) is noted and waited for.
+    What is not there yet (a file, a PV) is noted and waited for.
     """
     if section.source == "attributes":
         return AttributePositions(section)

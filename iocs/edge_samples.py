@@ -8,9 +8,9 @@ from typing import Any
 import pvaccess as pva
 
 from iocs.edge_messages import Note
+from iocs.named_channel import open_channel
 from pvdb import Severity
 
-CHANNEL_ACCESS = "ca://"
 QUEUE_UPDATES = 4000
 _POLL_S = 0.2
 _QUIET_S = 10.0
@@ -47,8 +47,7 @@ class SampleReader:
         self.name = name
         self._take, self._connected, self._note = take, connected, note
         self._queue = pva.PvObjectQueue(QUEUE_UPDATES)
-        provider = pva.CA if name.startswith(CHANNEL_ACCESS) else pva.PVA
-        self._channel = pva.Channel(name.removeprefix(CHANNEL_ACCESS).removeprefix("pva://"), provider)
+        self._channel = open_channel(name)
         self._closing = threading.Event()
         self._is_connected = self._said_gone = False
         self._lost = 0

@@ -7,19 +7,14 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-import pvaccess as pva
 
 from iocs.edge_accounting import CLOCK_TOLERANCE_NS
 from iocs.edge_messages import ScanState
+from iocs.named_channel import open_channel
 
 _REQUEST = "field(value,timeStamp)"
 _REMEMBERED = 16
 """Beginnings that are remembered: frames of more scans than that are never on their way at once."""
-
-
-def open_channel(name: str) -> pva.Channel:
-    """A channel over pvAccess, or over Channel Access where the name begins with `ca://`."""
-    return pva.Channel(name.removeprefix("ca://"), pva.CA) if name.startswith("ca://") else pva.Channel(name)
 
 
 class ScanWatch:

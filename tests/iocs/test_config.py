@@ -25,6 +25,9 @@ WRONG = [
     ({"geometry": {"crop_px": 65}}, ["geometry.crop_px must be from 2"]),
     ({"geometry": {"crop_px": 63, "bin_px": 2}}, ["geometry.bin_px must be a divisor"]),
     ({"geometry": {"crop_center_px": [0, 0]}}, ["geometry.crop_center_px must be"]),
+    ({"edge": {"positions": {"source": "stream", "stream": "ca://Box"}}}, ["edge.positions", "pvAccess only", "ca://"]),
+    ({"edge": {"positions": {"source": "stream"}}}, ["edge.positions", "needs the key stream, or x and y as PVs"]),
+    ({"edge": {"positions": {"source": "file"}}}, ["edge.positions", "needs the key file"]),
     ({"geometry": {"mask_file": "/nowhere/mask.npy"}}, ["geometry.mask_file: /nowhere/mask.npy"]),
 ]
 

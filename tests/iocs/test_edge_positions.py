@@ -13,7 +13,7 @@ from harness import START_S, Process, start_script
 from loopback import HERE
 
 import iocs.edge_position_file
-from iocs.config import ConfigError, PositionSection
+from iocs.config import PositionSection
 from iocs.edge_position_streams import table_samples
 from iocs.edge_positions import Placement, Waiting, open_positions
 from iocs.edge_samples import GarbageError
@@ -334,11 +334,6 @@ def test_motors_over_channel_access(opened, tmp_path):
         assert x_m > 0.0 and y_m == pytest.approx(-x_m, rel=0.2)
     finally:
         server.kill()
-
-
-def test_channel_access_has_no_tables(opened):
-    with pytest.raises(ConfigError, match=r"edge\.positions\.stream: Channel Access has no tables"):
-        opened(source="stream", stream="ca://Box")
 
 
 COLUMNS = ("time", "y", "x")
