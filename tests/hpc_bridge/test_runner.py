@@ -281,17 +281,17 @@ def test_a_journal_that_cannot_be_written_is_told_once_and_so_is_its_return(tmp_
     with make(tmp_path, provider, trouble=told.put) as runner:
         run = submit(runner)
         request = provider.next_started()
-        connection = runner._journal._database._connection
+        database = runner._journal._database
         admitting = runner._admit
         monkeypatch.setattr(runner, "_admit", lambda: tried.put(None) or admitting())
-        connection.execute("PRAGMA query_only=ON")
+        database.execute("PRAGMA query_only=ON")
         provider.succeed(request)
         assert "journal of runs can be written: " in (text := told.get(timeout=DEADLINE_S))
         assert "readonly database" in text
         for _ in range(3):
             tried.get(timeout=DEADLINE_S)
         assert told.empty()
-        connection.execute("PRAGMA query_only=OFF")
+        database.execute("PRAGMA query_only=OFF")
         assert runner.wait(run, DEADLINE_S).status is RunStatus.SUCCEEDED
         assert told.get(timeout=DEADLINE_S) == ""
     assert told.empty()
@@ -328,11 +328,11 @@ def test_a_listener_that_fails_on_trouble_stops_no_run(tmp_path, provider, monke
     with make(tmp_path, provider, trouble=fail) as runner:
         run = submit(runner)
         request = provider.next_started()
-        connection = runner._journal._database._connection
-        connection.execute("PRAGMA query_only=ON")
+        database = runner._journal._database
+        database.execute("PRAGMA query_only=ON")
         provider.succeed(request)
         assert called.wait(DEADLINE_S)
-        connection.execute("PRAGMA query_only=OFF")
+        database.execute("PRAGMA query_only=OFF")
         assert runner.wait(run, DEADLINE_S).status is RunStatus.SUCCEEDED
 
 
