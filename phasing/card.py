@@ -77,8 +77,10 @@ class ModelCard:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "ModelCard":
-        """The card in a JSON object. Raises ModelError naming the key that is missing or wrong."""
+    def from_json(cls, data: Any) -> "ModelCard":
+        """The card in a JSON object. Raises ModelError for anything else, or naming the key that is wrong."""
+        if not isinstance(data, Mapping):
+            raise ModelError(f"model card: it is no JSON object but {type(data).__name__}")
         shape = _read(data, "input_shape", _shape)
         return cls(
             version=_read(data, "version", int),
