@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from phasing.errors import GeometryError, PhaselineError
 from phasing.geometry import Geometry
+from pvdb import Pv
 from pvdb import detector as declared
+from pvdb import edge as edge_pvs
 
 _NAME_CHARACTERS = r"[A-Za-z0-9_\-:\[\]{}<>;]+"
 """What EPICS allows in a record's name, but for the dot, where the name ends and a field's begins."""
@@ -143,6 +145,12 @@ class PositionSection(_Section):
         return self
 
 
+def _within(pv: Pv) -> Any:
+    """The limits of a setpoint, for the key that says where it starts."""
+    assert pv.limits is not None, "a setpoint with limits"
+    return Field(ge=pv.limits.low, le=pv.limits.high)
+
+
 class RecordSection(_Section):
     """Where predictions are recorded, and how much room they may take; the oldest recordings make way for new ones."""
 
@@ -155,7 +163,8 @@ class EdgeSection(_Section):
     """Where frames come from and how they are predicted.
 
     threads: CPU threads of the engine, by default all cores that the process may use; parallel: batches that are
-    predicted at the same time, by default as many as threads, four at most. `scan_pv` tells where a scan begins for
+    predicted at the same time, by default as many as threads, four at most. batch_size, max_wait_ms and min_counts are
+    where the setpoints start. `scan_pv` tells where a scan begins for
     detectors whose frames carry no scan id: a text (the id), or a number that is 0 while no scan runs, such as the file
     plugin's Capture_RBV; `expected_pv` says how many frames it will have. Empty turns either off. Both, and the stream
     of positions where it is two PVs, may begin with `ca://`.
@@ -169,6 +178,9 @@ class EdgeSection(_Section):
     threads: Count | None = None
     parallel: Count | None = None
     consumers: Annotated[int, Field(ge=0, le=64)] = 0
+    batch_size: Annotated[int, _within(edge_pvs.BATCH_SIZE)] = edge_pvs.BATCH_SIZE.initial
+    max_wait_ms: Annotated[float, _within(edge_pvs.MAX_WAIT)] = edge_pvs.MAX_WAIT.initial
+    min_counts: Annotated[float, _within(edge_pvs.MIN_COUNTS)] = edge_pvs.MIN_COUNTS.initial
     queue_frames: Count = 4000
     scan_id_attribute: str = "ScanId"
     scan_pv: str | None = None
