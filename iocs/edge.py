@@ -5,11 +5,11 @@ import functools
 import logging
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-
-import pvaccess as pva
+from typing import Any
 
 from iocs import edge_stream
 from iocs.config import Config
@@ -18,8 +18,9 @@ from iocs.edge_display import EdgeDisplay
 from iocs.edge_messages import (
     Command,
     Event,
-    FrameMark,
-    LoadModel,
+    Failed,
+    Mark,
+    ModelDropped,
     ModelRefused,
     Note,
     Reset,
@@ -30,90 +31,114 @@ from iocs.edge_messages import (
     Swapped,
     WasReset,
 )
-from iocs.edge_models import Announcement, Fetcher, KeptModel, ModelStore
+from iocs.edge_models import ModelStore
+from iocs.edge_succession import Succession
 from iocs.server import IocServer
-from phasing.errors import PhaselineError
-from pvdb import Severity, full_name, workflow
+from pvdb import Severity
 from pvdb import edge as pvs
 
 log = logging.getLogger("phaseline.edge")
 
-MODEL_IDLE, FETCHING, WARMING, REFUSED = range(4)
 RESTART_DELAY_S = 1.0
+LOOK_S = 0.5
+SILENT_S = 5.0
+HUNG_S = 30.0
+"""How long a stream process that says nothing is given: to be in Fault, and to be ended."""
+START_S = 60.0
+"""How much longer it is given to say something for the first time: libraries are read, consumers started."""
 STOP_TIMEOUT_S = 1.0
 STOP_RECORDING_TIMEOUT_S = 10.0
 """How long a stream process may take to end a recording well; killed, it would leave a file to be taken up later."""
 
 
 class Edge:
-    """Owns the stream process and the model store; every control and state is a PV."""
+    """Owns the stream process and the models that it is given; every control and state is a PV."""
 
     def __init__(self, config: Config) -> None:
         """Prepare the IOC; nothing is served yet."""
         self._config = config
         self._ioc = IocServer("edge", "Edge", config.prefix)
-        self._store = ModelStore(config.root / "edge" / "models")
-        procedure = full_name(config.prefix, workflow.FETCH)
-        self._fetcher = Fetcher(self._store, procedure, config.edge.fetch_timeout_s, done=self._fetch_ended)
+        self._models = Succession(
+            self._ioc,
+            ModelStore(config.root / "edge" / "models"),
+            config.prefix,
+            fetch_s=config.edge.fetch_timeout_s,
+            trial_s=config.edge.model_timeout_s,
+            send=self._send,
+        )
         self._display = EdgeDisplay(self._ioc)
         self._commands: Commands | None = None
         self._process: BaseProcess | None = None
-        self._live: KeptModel | None = None
-        self._wanted: Announcement | None = None
-        self._last_frame: FrameMark | None = None
-        self._building: KeptModel | None = None
-        self._next: KeptModel | None = None
+        self._mark = Mark()
+        self._heard_s = 0.0
+        self._is_silent = False
+        self._reason = ""
+        self._restarts = 0
         self._stopping = False
-        self._announcements: pva.Channel | None = None
         self._had_reset = asyncio.Event()
+        self._had_reset.set()
+        self._ioc.post(pvs.CONSUMERS, config.edge.consumers)
+        self._ioc.post(pvs.BATCH_SIZE, config.edge.batch_size)
+        self._ioc.post(pvs.MAX_WAIT, config.edge.max_wait_ms)
+        self._ioc.post(pvs.MIN_COUNTS, config.edge.min_counts)
         for pv in (pvs.BATCH_SIZE, pvs.MAX_WAIT, pvs.MIN_COUNTS, pvs.ENABLE, pvs.RECORD):
-            self._ioc.listen(pv, lambda value: self._send(self._settings()))
+            self._ioc.listen(pv, self._settings_changed)
         self._ioc.on_action(pvs.RESET, self._reset)
 
     async def serve(self, ready: Callable[[], None] | None = None) -> None:
         """Serve until told to stop; the last model serves again before the workflow is asked for a newer one."""
-        supervisor = asyncio.create_task(self._supervise())
         try:
-            self._watch_announcements()
-            await self._ioc.serve(ready)
+            await self._ioc.serve(ready, beside=(self._supervise, self._watch_over))
         finally:
             self._stopping = True
-            if self._announcements is not None:
-                self._announcements.stopMonitor()
+            self._models.close()
             self._send(Stop())
             await self._ioc.loop.run_in_executor(None, self._end_process)
             self._close_commands()
-            supervisor.cancel()
-            await asyncio.gather(supervisor, return_exceptions=True)
 
     # the stream process
 
     async def _supervise(self) -> None:
         """Keep a stream process running; when one dies, say so and start another with the same model."""
-        while not self._stopping:
+        self._models.watch()
+        while True:
             ended = asyncio.Event()
             self._start_process(functools.partial(self._ioc.loop.call_soon_threadsafe, ended.set))
-            kept = self._live or self._store.last()
-            waiting = self._next
-            if kept is not None:
-                self._wanted = self._wanted or kept.announcement
-                self._load(kept)
-            if waiting is not None:
-                self._load(waiting)
+            self._models.begin()
             await ended.wait()
             self._close_commands()
-            if not self._stopping:
-                self._stream_died(kept)
-                await asyncio.sleep(RESTART_DELAY_S)
+            if self._stopping:
+                return
+            self._stream_died()
+            await asyncio.sleep(RESTART_DELAY_S)
 
-    def _stream_died(self, kept: KeptModel | None) -> None:
-        """Say so; a model on its way is refused, for it may be what killed the process that `kept` served in."""
-        building, self._building = self._building, None
-        if building is not None and building != kept:
-            self._refused(building.announcement, "the stream process died while it was built")
+    async def _watch_over(self) -> None:
+        """Say when the stream process stands still, and end one that does so for long or is stuck with a model."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if self._commands is None or self._process is None:
+                continue
+            silent_s = time.monotonic() - self._heard_s
+            if silent_s >= SILENT_S and not self._is_silent:
+                self._is_silent = True
+                self._display.show_fault()
+                self._ioc.tell(pvs.MESSAGE, f"the stream process says nothing for {silent_s:.0f} s", Severity.MAJOR)
+            if silent_s >= HUNG_S or self._models.overdue:
+                self._reason = "it took too long over a model" if self._models.overdue else "it stood still"
+                self._process.kill()
+
+    def _stream_died(self) -> None:
+        """Say so, and what to go on counting from; a model on its way may be what killed the process."""
+        reason, self._reason = self._reason, ""
         self._display.show_fault()
-        self._ioc.tell(pvs.MESSAGE, "the stream process died; starting another", Severity.MAJOR)
-        self._had_reset.set()  # the next one counts from zero
+        self._restarts += 1
+        self._ioc.post(pvs.RESTARTS, self._restarts)
+        why = f" ({reason})" if reason else ""
+        self._ioc.tell(pvs.MESSAGE, f"the stream process died{why}; starting another", Severity.MAJOR)
+        self._models.ended(f"the stream process died while it was built{why}")
+        if not self._had_reset.is_set():
+            self._forget_counts()  # it was about to
+            self._had_reset.set()
 
     def _start_process(self, ended: Callable[[], object]) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would inherit live pvAccess clients
@@ -123,6 +148,7 @@ class Edge:
         )
         self._process.start()
         theirs.close()
+        self._heard_s, self._is_silent = time.monotonic() + START_S, False
         self._commands = Commands(ours)
         threading.Thread(target=self._listen, args=(ours, ended), name="edge-events", daemon=True).start()
 
@@ -150,10 +176,15 @@ class Edge:
         if commands is not None:
             commands.close()
 
-    def _send(self, command: Command) -> None:
-        """Send to the process there is; one that is not started yet gets its settings and its model at the start."""
-        if self._commands is not None:
-            self._commands.send(command)
+    def _send(self, command: Command) -> bool:
+        """Send to the process if there is one; one that is not started yet gets its settings and its model then."""
+        if self._commands is None:
+            return False
+        self._commands.send(command)
+        return True
+
+    def _settings_changed(self, _: Any) -> None:
+        self._send(self._settings())
 
     def _settings(self) -> Settings:
         value = self._ioc.value
@@ -176,7 +207,7 @@ class Edge:
             expected_pv=self._config.expected_pv,
             engine_cache=self._config.root / "edge" / "engines",
             recordings=self._config.recordings,
-            last_frame=self._last_frame,
+            former=self._mark,
         )
 
     # events of the stream process
@@ -185,13 +216,16 @@ class Edge:
         if isinstance(event, Status):
             self._show(event)
         elif isinstance(event, Swapped):
-            self._swapped(event)
-            self._built()
+            self._models.swapped(event)
         elif isinstance(event, ModelRefused):
-            self._refused(event.model.announcement, event.reason)
-            self._built()
+            self._models.refused(event)
+        elif isinstance(event, ModelDropped):
+            self._models.dropped(event)
         elif isinstance(event, WasReset):
             self._had_reset.set()
+        elif isinstance(event, Failed):
+            self._reason = event.reason
+            self._display.show_fault()
         else:
             self._note(event)
 
@@ -199,98 +233,27 @@ class Edge:
         self._ioc.tell(pvs.MESSAGE, note.text, note.severity)
 
     def _show(self, status: Status) -> None:
-        self._last_frame = status.last_frame
-        self._display.show(status, has_model=self._live is not None)
+        self._mark = status.mark
+        self._heard_s = time.monotonic()
+        if self._is_silent:
+            self._is_silent = False
+            self._ioc.tell(pvs.MESSAGE, "the stream process goes on")
+        self._display.show(status, has_model=self._models.live is not None)
 
     async def _reset(self) -> None:
         if self._commands is not None:  # a process that is not started yet counts from zero
             self._had_reset.clear()
             self._send(Reset())
             await self._had_reset.wait()
+        else:
+            self._forget_counts()
+        self._restarts = 0
+        self._ioc.post(pvs.RESTARTS, 0)
         self._ioc.tell(pvs.MESSAGE, "reset")
 
-    # models
-
-    def _watch_announcements(self) -> None:
-        """Follow what the workflow IOC announces; it may come and go."""
-        name = full_name(self._config.prefix, workflow.ANNOUNCED)
-        self._announcements = pva.Channel(name)
-        self._announcements.monitor(
-            lambda update: self._ioc.loop.call_soon_threadsafe(self._announced, str(update["value"])), "field(value)"
-        )
-
-    def _announced(self, text: str) -> None:
-        if not text:
-            return
-        try:
-            announcement = Announcement.parse(text)
-        except PhaselineError as error:
-            self._ioc.tell(pvs.MESSAGE, str(error), Severity.MAJOR)
-            return
-        new = not self._wants(announcement)
-        self._wanted = announcement  # announced again, it has another serial number
-        if new:
-            self._ioc.post(pvs.MODEL_STATE, FETCHING)
-            self._fetcher.want(announcement)
-
-    def _wants(self, announcement: Announcement) -> bool:
-        """Whether this model is the one announced last."""
-        return self._wanted is not None and self._wanted.same_model(announcement)
-
-    def _fetch_ended(self, announcement: Announcement, found: KeptModel | str) -> None:
-        self._ioc.loop.call_soon_threadsafe(self._fetched, announcement, found)
-
-    def _fetched(self, announcement: Announcement, found: KeptModel | str) -> None:
-        """Go on with a model that is here, or say why it is not; a newer announcement makes it void."""
-        if not self._wants(announcement):
-            return
-        if isinstance(found, KeptModel):
-            self._load(found)
-        else:
-            self._refused(announcement, found)
-
-    def _load(self, kept: KeptModel) -> None:
-        """Let the stream process build a model as soon as it is there and has built the one before."""
-        self._next = kept
-        if self._wants(kept.announcement):
-            self._ioc.post(pvs.MODEL_STATE, WARMING)
-        self._build_next()
-
-    def _build_next(self) -> None:
-        if self._commands is not None and self._building is None and self._next is not None:
-            self._building, self._next = self._next, None
-            self._send(LoadModel(self._building, proven=self._store.has_served(self._building.announcement)))
-
-    def _built(self) -> None:
-        self._building = None
-        self._build_next()
-
-    def _swapped(self, event: Swapped) -> None:
-        self._live, announcement = event.model, event.model.announcement
-        self._ioc.post(pvs.ENGINE, event.engine)
-        self._ioc.post(pvs.ENGINE_DIFFERENCE, event.difference_rad or 0.0)
-        self._ioc.post(pvs.MODEL, announcement.version)
-        if self._wants(announcement):
-            self._ioc.post(pvs.MODEL_STATE, MODEL_IDLE)
-            self._ioc.post(pvs.REFUSED, self._ioc.value(pvs.REFUSED))  # an old refusal is no alarm any more
-        self._ioc.tell(pvs.MESSAGE, f"model {announcement.version} is live on {event.engine}")
-        try:
-            self._store.remember(announcement)
-        except OSError as error:
-            text = f"model {announcement.version} is live, but will not be after a restart: {error}"
-            self._ioc.tell(pvs.MESSAGE, text, Severity.MAJOR)
-
-    def _refused(self, announcement: Announcement, reason: str) -> None:
-        """Say why a model is not taken; the former one serves on, and the next announcement is tried afresh."""
-        text = f"model {announcement.version} refused: {reason}"
-        serial = announcement.serial
-        if self._wanted is not None and self._wanted.same_model(announcement):
-            serial = self._wanted.serial
-            self._wanted = self._live.announcement if self._live is not None else None
-            self._ioc.post(pvs.MODEL_STATE, REFUSED)
-        refusal = f"{announcement.version} {serial} {reason}"
-        self._ioc.post(pvs.REFUSED, refusal, severity=Severity.MAJOR, message=text)
-        self._ioc.tell(pvs.MESSAGE, text, Severity.MAJOR)
+    def _forget_counts(self) -> None:
+        """Have the next process count from zero; it still knows the frame that came last when it comes again."""
+        self._mark = Mark(last_frame=self._mark.last_frame)
 
 
 async def serve(config: Config, ready: Callable[[], None] | None = None) -> None:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter, deque
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -14,22 +15,35 @@ WINDOW_S = 10.0
 """Latency percentiles are those of the predictions of so many seconds, and of no more than _WINDOW of them."""
 _WINDOW = 4000
 _RATE_WINDOW_S = 1.0
+NOTHING = Counters()
+
+
+def taken_ns(frame_ns: int, arrival_ns: int) -> int:
+    """When a frame was taken: by its time stamp, or its arrival where that stamp cannot be right."""
+    return arrival_ns if abs(arrival_ns - frame_ns) > CLOCK_TOLERANCE_NS else frame_ns
+
+
+def taken_over(counters: Counters) -> Counter[str]:
+    """What a process that died had counted; the frames that it had in hand are dropped."""
+    return Counter(asdict(replace(counters, dropped=counters.dropped + counters.in_hand)))
 
 
 class Scan:
     """The frames between two boundaries; every frame carries the scan it came in, wherever it is by now."""
 
-    def __init__(self, scan_id: str, first_frame_ns: int) -> None:
+    def __init__(self, scan_id: str, first_frame_ns: int, counters: Counters = NOTHING) -> None:
+        """`first_frame_ns` is when its first frame was taken; `counters` what a former process counted of it."""
         self.scan_id, self.first_frame_ns = scan_id, first_frame_ns
-        self.counts: Counter[str] = Counter()
+        self.counts = taken_over(counters)
 
 
 class Account:
     """Counters since the last reset, each of the scan as well; safe from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, former: Counters = NOTHING) -> None:
+        """`former` is what a former process counted."""
         self._lock = threading.Lock()
-        self._total: Counter[str] = Counter()
+        self._total = taken_over(former)
         self._latencies_s: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
         self._published: deque[tuple[float, int]] = deque(maxlen=64)
         self.from_arrival = False
@@ -43,8 +57,8 @@ class Account:
 
     def published(self, scan: Scan, frame: NdFrame, arrival_ns: int) -> None:
         """Count a prediction and its latency, from the frame's time stamp unless that cannot be right."""
-        self.from_arrival = abs(arrival_ns - frame.time_ns) > CLOCK_TOLERANCE_NS
-        since_ns = arrival_ns if self.from_arrival else frame.time_ns
+        since_ns = taken_ns(frame.time_ns, arrival_ns)
+        self.from_arrival = since_ns != frame.time_ns
         with self._lock:
             self._latencies_s.append((time.monotonic(), (time.time_ns() - since_ns) / 1e9))
             self._total["published"] += 1

@@ -68,7 +68,7 @@ class EdgeDisplay:
         for field in dataclasses.fields(Counters):
             total_pv, scan_pv = COUNTERS[field.name]
             # A larger count would come out negative, and without its alarm.
-            total, scan = (min(getattr(c, field.name), LARGEST_INTEGER) for c in (status.total, status.scan))
+            total, scan = (min(getattr(c, field.name), LARGEST_INTEGER) for c in (status.mark.total, status.mark.scan))
             self._update(scan_pv, scan)
             self._update(total_pv, total, severity=alarms.severity(scan_pv, scan), message="lost in this scan")
 

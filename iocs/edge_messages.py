@@ -13,10 +13,50 @@ FrameMark = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class Counters:
+    """Frames by what became of them.
+
+    `missed` never arrived; of the published ones `unplaced` are not on the map and `mismatched` are marked invalid,
+    for their geometry is not the model's.
+    """
+
+    received: int = 0
+    published: int = 0
+    missed: int = 0
+    dropped: int = 0
+    rejected: int = 0
+    no_model: int = 0
+    empty: int = 0
+    unplaced: int = 0
+    mismatched: int = 0
+
+    @property
+    def in_hand(self) -> int:
+        """Frames received of which nothing else has become yet."""
+        return self.received - self.published - self.dropped - self.rejected - self.no_model - self.empty
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a stream process came: from here the next goes on counting, so that what is lost between them shows.
+
+    `scan_id` and `number` (the frame's id, or its sequence number) are those that ids are followed by; None before the
+    first frame. `first_frame_ns` is the Unix time at which the scan began.
+    """
+
+    last_frame: FrameMark | None = None
+    scan_id: str | None = None
+    number: int | None = None
+    first_frame_ns: int = 0
+    total: Counters = Counters()
+    scan: Counters = Counters()
+
+
+@dataclass(frozen=True)
 class StreamConfig:
     """All that the stream process needs at start: its part of the configuration, names of streams, folders.
 
-    `last_frame` is the one that a former process handled last: the stream sends it again to the next.
+    `former` is how far the process before this one came, if there was one and nobody has reset the counters since.
     """
 
     edge: EdgeSection
@@ -28,7 +68,7 @@ class StreamConfig:
     expected_pv: str
     engine_cache: Path
     recordings: Path
-    last_frame: FrameMark | None
+    former: Mark = Mark()
 
 
 @dataclass(frozen=True)
@@ -51,6 +91,13 @@ class LoadModel:
 
 
 @dataclass(frozen=True)
+class DropModel:
+    """A model on its way is not wanted any more: once built it is given back, and never serves."""
+
+    model: KeptModel
+
+
+@dataclass(frozen=True)
 class Reset:
     """Begin a new map and count from zero."""
 
@@ -60,26 +107,7 @@ class Stop:
     """End the stream process."""
 
 
-Command = Settings | LoadModel | Reset | Stop
-
-
-@dataclass(frozen=True)
-class Counters:
-    """Frames by what became of them.
-
-    `missed` never arrived; of the published ones `unplaced` are not on the map and `mismatched` are marked invalid,
-    for their geometry is not the model's.
-    """
-
-    received: int = 0
-    published: int = 0
-    missed: int = 0
-    dropped: int = 0
-    rejected: int = 0
-    no_model: int = 0
-    empty: int = 0
-    unplaced: int = 0
-    mismatched: int = 0
+Command = Settings | LoadModel | DropModel | Reset | Stop
 
 
 class ScanState(IntEnum):
@@ -110,10 +138,9 @@ class RecordState:
 
 @dataclass(frozen=True)
 class Status:
-    """State of the stream, a few times a second; `total` since the last reset, `scan` of the present scan."""
+    """State of the stream, a few times a second; `mark` has the counters, since the last reset and of the scan."""
 
-    total: Counters
-    scan: Counters
+    mark: Mark
     scan_id: str
     scan_state: ScanState
     rate_hz: float
@@ -127,16 +154,19 @@ class Status:
     rejected_because: str
     recording: RecordState
     streaming: bool
-    last_frame: FrameMark | None
 
 
 @dataclass(frozen=True)
 class Swapped:
-    """A model went live between two frames; `difference_rad` to float32 where the engine computes with less."""
+    """A model went live between two frames.
+
+    `difference_rad` to float32 where the engine computes with less; `remark` says why no faster engine does.
+    """
 
     model: KeptModel
     engine: str
     difference_rad: float | None
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,6 +174,20 @@ class ModelRefused:
     """A model was not taken; the former one serves on."""
 
     model: KeptModel
+    reason: str
+
+
+@dataclass(frozen=True)
+class ModelDropped:
+    """A model that was not wanted any more was given back; the former one serves on."""
+
+    model: KeptModel
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The stream process ends, and why."""
+
     reason: str
 
 
@@ -160,4 +204,4 @@ class Note:
     severity: Severity
 
 
-Event = Status | Swapped | ModelRefused | WasReset | Note
+Event = Status | Swapped | ModelRefused | ModelDropped | WasReset | Note | Failed

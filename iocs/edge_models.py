@@ -16,6 +16,8 @@ from phasing.files import replaced_file
 
 FETCH_ATTEMPTS = 3
 FETCH_AGAIN_S = 1.0
+REMEMBERED = 16
+"""Models of which it is known that they have served: to go back to one takes no trial."""
 
 
 class NoAnswer(ModelError):
@@ -57,11 +59,11 @@ class KeptModel:
 
 
 class ModelStore:
-    """Models on the edge's disk by digest, and which of them served last."""
+    """Models on the edge's disk by digest, and which of them have served."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._last = folder / "last.json"
+        self._served = folder / "served.json"
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, announcement: Announcement) -> KeptModel | None:
@@ -84,21 +86,30 @@ class ModelStore:
         return kept
 
     def remember(self, announcement: Announcement) -> None:
-        """Note which model serves, for the next start."""
-        with replaced_file(self._last) as path:
-            path.write_text(json.dumps(str(announcement)))
+        """Note which model serves, for the next start and for whoever goes back to it."""
+        self._note([announcement, *self._others(announcement)][:REMEMBERED])
 
-    def last(self) -> KeptModel | None:
-        """The model that served last, if it is still whole."""
+    def forget(self, announcement: Announcement) -> None:
+        """Note that a model must not serve again without another trial."""
+        self._note(self._others(announcement))
+
+    def served(self) -> list[Announcement]:
+        """The models that have served here, the last one first; none when the note of them cannot be read."""
         try:
-            return self.get(Announcement.parse(json.loads(self._last.read_text())))
-        except (OSError, ValueError, AttributeError, ModelError):
-            return None
+            return [Announcement.parse(text) for text in json.loads(self._served.read_text())]
+        except (OSError, ValueError, TypeError, AttributeError, ModelError):
+            return []
 
     def has_served(self, announcement: Announcement) -> bool:
-        """Whether this model is the one that served last: it need not prove itself again."""
-        last = self.last()
-        return last is not None and last.announcement.same_model(announcement)
+        """Whether this model has served here: it need not prove itself again."""
+        return any(map(announcement.same_model, self.served()))
+
+    def _others(self, announcement: Announcement) -> list[Announcement]:
+        return [other for other in self.served() if not other.same_model(announcement)]
+
+    def _note(self, announcements: list[Announcement]) -> None:
+        with replaced_file(self._served) as path:
+            path.write_text(json.dumps([str(announcement) for announcement in announcements]))
 
     def _paths(self, announcement: Announcement) -> KeptModel:
         stem = f"{announcement.version}-{announcement.digest[:16]}"
@@ -111,7 +122,7 @@ def fetch(procedure: str, announcement: Announcement, timeout_s: float) -> tuple
         request = pva.PvObject({"version": pva.STRING}, {"version": str(announcement.version)})
         reply = pva.RpcClient(procedure).invoke(request, timeout_s)
         return str(reply["card"]), np.asarray(reply["data"], dtype=np.uint8).tobytes()
-    except (pva.PvaException, ValueError) as error:  # no answer, or one that is no model
+    except (pva.PvaException, LookupError, TypeError, ValueError) as error:  # no answer, or one that is no model
         raise NoAnswer(f"{procedure} gave no model: {error}") from error
 
 

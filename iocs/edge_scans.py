@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from iocs.edge_accounting import CLOCK_TOLERANCE_NS
 from iocs.edge_messages import ScanState
 from iocs.named_channel import open_channel
 
@@ -37,14 +36,13 @@ class ScanWatch:
                 channel.monitor(heard, _REQUEST)
                 self._channels.append(channel)
 
-    def scan_at(self, time_ns: int, arrival_ns: int) -> str:
-        """The scan of a frame by its time stamp (its arrival, if that cannot be right); empty if unknown."""
-        at_ns = arrival_ns if abs(arrival_ns - time_ns) > CLOCK_TOLERANCE_NS else time_ns
+    def scan_at(self, taken_ns: int) -> str:
+        """The scan of a frame that was taken at a time; empty if unknown."""
         with self._lock:
-            return next((scan for begun_ns, scan in reversed(self._begun) if begun_ns <= at_ns), "")
+            return next((scan for begun_ns, scan in reversed(self._begun) if begun_ns <= taken_ns), "")
 
     def state(self, first_frame_ns: int | None, seen: int, *, streaming: bool) -> ScanState:
-        """How the scan goes whose first frame came at `first_frame_ns`, and which had `seen` frames so far."""
+        """How the scan goes whose first frame was taken at `first_frame_ns`, and which had `seen` frames so far."""
         if first_frame_ns is None:
             return ScanState.WAITING
         with self._lock:

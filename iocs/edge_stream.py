@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from iocs.edge_accounting import Account
@@ -13,8 +14,11 @@ from iocs.edge_consumer_choice import Here, InConsumers
 from iocs.edge_intake import Intake
 from iocs.edge_maps import LiveMap, MapPublisher
 from iocs.edge_messages import (
+    DropModel,
     Event,
+    Failed,
     LoadModel,
+    ModelDropped,
     ModelRefused,
     Note,
     Reset,
@@ -26,6 +30,7 @@ from iocs.edge_messages import (
     Swapped,
     WasReset,
 )
+from iocs.edge_models import KeptModel
 from iocs.edge_outlet import Outlet
 from iocs.edge_scans import ScanWatch
 from iocs.edge_warmer import Warmer
@@ -51,6 +56,10 @@ def run(config: StreamConfig, settings: Settings, pipe: Connection) -> None:
         stream.loop()
     except (EOFError, ConnectionError):
         pass  # the control process died; nobody is left to tell
+    except Exception as error:
+        with suppress(OSError):
+            pipe.send(Failed(f"{type(error).__name__}: {error}"))  # at once: to end in order takes its time
+        raise
     finally:
         stream.close()
 
@@ -68,7 +77,7 @@ class EdgeStream:
         self._noting = threading.Lock()
         self._streams = StreamServer([config.phase, config.stitched, config.input])
         self._watch = ScanWatch(config.scan_pv, config.expected_pv)
-        self._account = Account()
+        self._account = Account(config.former.total)
         self._outlet = Outlet(
             config,
             self._account,
@@ -107,6 +116,7 @@ class EdgeStream:
             Periodic(STATUS_PERIOD_S, self._send_note),
             Periodic(config.edge.input_period_s, self._send_input),
         ]
+        self._unwanted: KeptModel | None = None
         self._stopping = False
 
     def loop(self) -> None:
@@ -160,8 +170,7 @@ class EdgeStream:
         try:
             frame = self._batches.decode(update)
         except FrameRejected as error:
-            if self._batches.settings.enabled:
-                self._intake.turn_away(str(error))
+            self._intake.turn_away(str(error), enabled=self._batches.settings.enabled)
             return
         if frame is None:
             return
@@ -186,35 +195,49 @@ class EdgeStream:
             self._batches.settings = command
             self._outlet.record = command.record
         elif isinstance(command, LoadModel):
+            self._unwanted = None
             recent = self._predictor.recent(self._intake.recent)
             self._warmer.warm(command, self._batches.settings.batch_size, recent)
+        elif isinstance(command, DropModel):
+            self._unwanted = command.model
         elif isinstance(command, Reset):
             self._reset()
         elif isinstance(command, Stop):
             self._stopping = True
 
     def _reset(self) -> None:
-        """Begin a new map and count from zero; what came until now is counted before."""
+        """Begin a new map and count from zero; what came until now is counted before.
+
+        Raises TimeoutError when a prediction does not end: then the engine hangs, and another process is called for.
+        """
         self._batches.flush()
         self._intake.count_dropped()
-        self._outlet.drain(self._outlet.begin_anew, DRAIN_S)
-        self._account.clear()
+        if not self._outlet.drain(self._begin_anew, DRAIN_S):
+            raise TimeoutError(f"frames were not predicted within {DRAIN_S:g} s")
         self._intake.forget()
         self._send_status()
         self._tell(WasReset())
+
+    def _begin_anew(self) -> None:
+        self._outlet.begin_anew()
+        self._account.clear()
 
     def _swap_if_ready(self) -> None:
         done = self._warmer.ready()
         if done is None:
             return
         kept, result = done
-        if isinstance(result, Model):
+        if not isinstance(result, Model):
+            self._tell(ModelRefused(kept, result))
+        elif kept == self._unwanted:
+            self._warmer.retire(result)
+            self._tell(ModelDropped(kept))
+        else:
             former = self._batches.swap(result)
-            self._tell(Swapped(kept, result.engine.name, result.engine.difference_rad))
+            engine = result.engine
+            self._tell(Swapped(kept, engine.name, engine.difference_rad, getattr(engine, "remark", "")))
             if former is not None:
                 self._warmer.retire(former)
-        else:
-            self._tell(ModelRefused(kept, result))
 
     def _is_streaming(self) -> bool:
         return time.monotonic() - self._last_frame_s < STREAMING_S
@@ -232,8 +255,7 @@ class EdgeStream:
         consistency_rad, ratio = (None, None) if live is None else live.consistency()
         self._tell(
             Status(
-                total=self._account.total,
-                scan=self._account.of(scan),
+                mark=self._intake.mark,
                 scan_id="" if scan is None else scan.scan_id,
                 scan_state=self._scan_state(),
                 rate_hz=self._account.rate_hz(),
@@ -247,7 +269,6 @@ class EdgeStream:
                 rejected_because=self._outlet.rejected_because,
                 recording=self._outlet.recorder.state(),
                 streaming=self._is_streaming(),
-                last_frame=self._intake.last_frame,
             )
         )
 

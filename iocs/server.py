@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from iocs import channel_access, pv_access
@@ -85,8 +85,13 @@ class IocServer:
         log.log(logging.WARNING if severity else logging.INFO, "%s: %s", message_pv.name, text)
         self.post(message_pv, text, severity=severity, message=text if severity else "")
 
-    async def serve(self, ready: Callable[[], None] | None = None) -> None:
-        """Serve until SIGTERM, SIGINT or `stopping`; StartError when a port or the prefix is taken."""
+    async def serve(
+        self, ready: Callable[[], None] | None = None, *, beside: Iterable[Callable[[], Coroutine[Any, Any, None]]] = ()
+    ) -> None:
+        """Serve until SIGTERM, SIGINT or `stopping`; StartError when a port or the prefix is taken.
+
+        What runs `beside` begins when it is sure that no other IOC has the prefix, and ends with the serving.
+        """
         for signum in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(signum, self.stopping.set)
         await self._refuse_a_twin()
@@ -99,6 +104,7 @@ class IocServer:
                 self._serve_pv_access(bound, ready),
                 self._beat(),
                 self.stopping.wait(),
+                *(work() for work in beside),
             )
         }
         try:

@@ -19,6 +19,7 @@ STATE = _edge.state(
         "Fault": Severity.MAJOR,
     },
 )
+RESTARTS = _edge.integer("StreamRestarts", "Stream process died, was started anew", alarms=AlarmLimits(hihi=1))
 MODEL = _edge.integer("Model", "Version of the model in use, 0 is none")
 MODEL_STATE = _edge.state(
     "ModelState",

@@ -4,7 +4,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from harness import start_ioc, wait_gone
 from test_edge import Beamline, _connect
 
 from iocs.alarms import severity
+from iocs.client import ClientError
 from iocs.stream import NdFrame, decode, encode
 from phasing.errors import FrameRejected
 from pvdb import Severity, edge
@@ -151,4 +153,38 @@ def test_the_frame_that_the_former_stream_process_handled_last_is_not_counted_ag
     beamline.shows(edge.FRAMES_OUT, 5)
     _kill_stream_process(beamline)
     beamline.shows(edge.STATE, "Streaming")  # the stream sends its last frame to whoever connects
-    assert beamline.client.get(edge.FRAMES_IN) == 0
+    assert beamline.client.get(edge.FRAMES_IN) == 5
+
+
+def test_what_is_lost_with_a_stream_process_is_counted_and_stays_an_alarm_until_reset(beamline: Beamline) -> None:
+    beamline.client.watch(edge.RESTARTS, edge.SCAN_MISSED, edge.SCAN_IN)
+    _connect(beamline)
+    beamline.start_models()
+    beamline.go_live(1, 0.1)
+    beamline.send(5, scan_id="long")
+    beamline.shows(edge.FRAMES_OUT, 5)
+    _kill_stream_process(beamline)
+    for unique_id in count(11):  # those that nobody hears yet are missed as well
+        beamline.send(1, first=unique_id, scan_id="long")
+        beamline.wait_sent()
+        with suppress(ClientError):
+            beamline.client.wait(lambda: beamline.client.value(edge.FRAMES_OUT) > 5, "it came through", 2.0)
+            break
+    value = beamline.client.value
+    beamline.until(lambda: value(edge.FRAMES_IN) + value(edge.FRAMES_MISSED) == unique_id, "every id is accounted for")
+    assert value(edge.FRAMES_MISSED) >= 5
+    beamline.until(lambda: value(edge.SCAN_IN) + value(edge.SCAN_MISSED) == unique_id, "and in its scan")
+    assert beamline.client.value(edge.RESTARTS) == 1
+    assert severity(edge.RESTARTS, 1) is Severity.MAJOR
+    beamline.client.put(edge.RESET, 1)
+    beamline.shows(edge.RESTARTS, 0)
+    beamline.shows(edge.FRAMES_MISSED, 0)
+
+
+def test_a_stream_process_that_stands_still_is_a_fault_until_it_goes_on(beamline: Beamline) -> None:
+    child = _stop_stream_process(beamline)
+    beamline.shows(edge.STATE, "Fault")
+    beamline.until(lambda: "says nothing" in beamline.client.value(edge.MESSAGE), "the silence is told")
+    os.kill(child, signal.SIGCONT)
+    beamline.shows(edge.STATE, "No model")
+    beamline.until(lambda: "goes on" in beamline.client.value(edge.MESSAGE), "its end is told")

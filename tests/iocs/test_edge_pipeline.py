@@ -16,7 +16,7 @@ from iocs.config import EdgeSection
 from iocs.edge_accounting import Account
 from iocs.edge_batches import NEXT_BATCHES, Batcher, Model
 from iocs.edge_intake import Intake
-from iocs.edge_messages import Counters, Note, ScanState, Settings, StreamConfig
+from iocs.edge_messages import Counters, Mark, Note, ScanState, Settings, StreamConfig
 from iocs.edge_models import Announcement, KeptModel
 from iocs.edge_outlet import Outlet
 from iocs.edge_scans import ScanWatch
@@ -30,6 +30,7 @@ from pvdb import Severity
 OPTIONS = EngineOptions(name="onnxruntime", threads=1, batch_size=4)
 SETTINGS = Settings(batch_size=4, max_wait_s=0.005, min_counts=1.0, enabled=True, record=False)
 PATIENCE_S = 30.0
+NO_FORMER = Mark()
 
 
 def kept(folder: Path, version: int = 1, phase_rad: float = 0.25) -> KeptModel:
@@ -94,7 +95,7 @@ class AlteredEngine(HeldEngine):
 class Bench:
     """The way of the frames between two streams, with what it published and noted."""
 
-    def __init__(self, folder: Path, *, last_frame: tuple[int, int] | None = None, **edge: Any) -> None:
+    def __init__(self, folder: Path, *, former: Mark = NO_FORMER, **edge: Any) -> None:
         self.config = StreamConfig(
             edge=EdgeSection(engine="onnxruntime", queue_frames=10, **edge),
             source="source",
@@ -105,12 +106,12 @@ class Bench:
             expected_pv="",
             engine_cache=folder / "engines",
             recordings=folder / "recordings",
-            last_frame=last_frame,
+            former=former,
         )
         self.published: list[NdFrame] = []
         self.notes: list[Note] = []
         self.overflowed = 0
-        self.account = Account()
+        self.account = Account(former.total)
         self.outlet = Outlet(
             self.config,
             self.account,
@@ -276,7 +277,7 @@ def test_every_frame_is_accounted_for(bench: Bench) -> None:
     bench.give(1, 2)
     bench.give(3, counts=0)
     bench.give(4, side_px=SIDE_PX + 1)
-    bench.intake.turn_away("no NTNDArray")
+    bench.intake.turn_away("no NTNDArray", enabled=True)
     bench.give(8)
     bench.settle()
     c = bench.total
@@ -376,11 +377,66 @@ def test_a_frame_that_a_former_process_handled_is_not_taken_again(make: Callable
     frames = [NdFrame(unique_id, 1_700_000_000_000_000_000, array, {"ScanId": "a"}) for unique_id in (4, 5)]
     former = make()
     former.take(frames[0])
-    bench = make(last_frame=former.intake.last_frame)
+    bench = make(former=Mark(last_frame=former.intake.mark.last_frame))
     for frame in frames:
         bench.take(frame)
     assert bench.total.received == 1
     assert bench.notes == []
+
+
+def test_the_next_process_goes_on_counting_and_what_was_in_hand_is_dropped(
+    make: Callable[..., Bench], tmp_path: Path
+) -> None:
+    died, real = make(), model(tmp_path)
+    died.batches.swap(real)
+    died.give(1, 2, 5)
+    died.settle()
+    engine = HeldEngine(real.engine, parallel=1)
+    died.batches.swap(Model(engine, real.card))
+    died.give(6, 7, 8, 9)
+    mark = died.intake.mark
+    engine.release(-1.0)
+    bench = make(former=mark)
+    bench.batches.swap(model(tmp_path))
+    bench.give(12)
+    bench.settle()
+    for counted in (bench.total, bench.scan):
+        assert (counted.received, counted.published, counted.dropped, counted.missed) == (8, 4, 4, 4)
+        assert counted.in_hand == 0
+    bench.give(1, scan_id="b")
+    bench.settle()
+    assert (bench.scan.received, bench.total.received, bench.total.missed) == (1, 9, 4)
+
+
+def test_frames_that_overtook_one_another_are_not_missed_in_the_end(bench: Bench) -> None:
+    bench.give(1, 2, 5, 3)
+    bench.settle()
+    assert (bench.total.missed, bench.scan.missed) == (1, 1)
+    bench.give(4, 6)
+    bench.settle()
+    assert (bench.total.missed, bench.scan.missed, bench.total.published) == (0, 0, 6)
+    assert bench.ids == [1, 2, 5, 3, 4, 6]
+    assert bench.stitched is not None and not any("restarted" in note.text for note in bench.notes)
+    bench.give(5)
+    assert any("restarted detector" in note.text for note in bench.notes), "it has come before"
+
+
+def test_what_is_no_frame_costs_nothing_while_disabled(bench: Bench) -> None:
+    bench.give(1)
+    bench.batches.settings = replace(SETTINGS, enabled=False)
+    bench.give(2)
+    bench.intake.turn_away("no NTNDArray", enabled=False)
+    bench.give(4, 9)
+    bench.batches.settings = SETTINGS
+    bench.give(10)
+    bench.settle()
+    assert (bench.total.received, bench.total.published, bench.total.missed, bench.total.rejected) == (2, 2, 0, 0)
+
+
+def test_a_scan_begins_when_its_first_frame_came_if_that_has_no_time_stamp(bench: Bench) -> None:
+    bench.take(NdFrame(1, 0, np.full((SIDE_PX, SIDE_PX), 5, np.uint16), {"ScanId": "a"}))
+    assert bench.intake.scan is not None
+    assert abs(bench.intake.scan.first_frame_ns - time.time_ns()) < 60e9
 
 
 def test_frames_that_pass_while_disabled_are_not_missed_afterwards(bench: Bench) -> None:
