@@ -13,11 +13,11 @@ from phasing.engines.cache import cache_path, digest_of, read_cached, write_cach
 from phasing.engines.hardware import engine_names_available
 from phasing.engines.onnxruntime_engine import OnnxRuntimeNetwork
 from phasing.engines.openvino_engine import OpenVinoNetwork
-from phasing.engines.protocol import AUTO, FLOAT32, Engine, EngineOptions, FloatArray, Network
+from phasing.engines.protocol import AUTO, FLOAT32, Engine, EngineOptions, FloatArray, Network, cannot_build
 from phasing.engines.served import Served
 from phasing.engines.tensorrt_engine import TensorRtNetwork
 from phasing.engines.torch_engine import torch_network
-from phasing.errors import MissingExtra, ModelError
+from phasing.errors import MissingExtra, ModelError, PhaselineError
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ class _Trial:
     def expected_rad(self) -> FloatArray:
         """(N, 1, n, n) phase in rad by ONNX Runtime in float32. ModelError when it is none."""
         if self._expected_rad is None:
-            options = EngineOptions(precision=FLOAT32, providers=("cpu",), threads=self._options.threads)
-            network = OnnxRuntimeNetwork(self.onnx_bytes, self.card, options)
+            options = EngineOptions("onnxruntime", threads=self._options.threads, precision=FLOAT32, providers=("cpu",))
+            network = _network(self.onnx_bytes, self.card, options)
             self._expected_rad = self.phase_rad(_served(network, self.card), self.counts)
             network.close()
         return self._expected_rad
@@ -108,8 +108,18 @@ def _synthetic_frames(card: ModelCard) -> FloatArray:
     return (scaled / card.counts_scale).astype(np.float32)
 
 
+def _network(onnx_bytes: bytes, card: ModelCard, options: EngineOptions) -> Network:
+    """What a library makes of a model; ModelError for whatever it raises, for there may be another that can."""
+    try:
+        return _BUILDERS[options.name](onnx_bytes, card, options)
+    except (PhaselineError, MemoryError):
+        raise
+    except Exception as error:
+        raise cannot_build(card.version, options.name, error) from error
+
+
 def _proved(trial: _Trial, options: EngineOptions) -> Engine:
-    network = _BUILDERS[options.name](trial.onnx_bytes, trial.card, options)
+    network = _network(trial.onnx_bytes, trial.card, options)
     path = trial.kept_difference(network)
     kept = b"0" if network.name == _REFERENCE else read_cached(path)
     try:

@@ -47,7 +47,7 @@ class Lane:
             self.gained, self._gained_address = self._pinned(shape)
             self.device_given = self.device_memory(shape[0] * self._frame_bytes)
             self.device_gained = self.device_memory(shape[0] * self._frame_bytes)
-        except ModelError:
+        except BaseException:  # whatever ends it: nobody else knows of what is owned already
             self.close()
             raise
 
@@ -66,7 +66,7 @@ class Lane:
             self._copy(self.device_given, self._given_address, size, runtime.cudaMemcpyKind.cudaMemcpyHostToDevice)
             enqueue()
             self._copy(self._gained_address, self.device_gained, size, runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost)
-        except ModelError:
+        except BaseException:  # whatever ends it: the stream must not go on capturing
             runtime.cudaStreamEndCapture(self.stream)
             raise
         graph = called(runtime.cudaStreamEndCapture(self.stream))

@@ -17,8 +17,6 @@ from phasing.engines.protocol import (
     TF32,
     EngineOptions,
     FloatArray,
-    cannot_build,
-    cannot_infer,
 )
 from phasing.errors import MissingExtra, ModelError
 
@@ -33,35 +31,24 @@ class OnnxRuntimeNetwork:
     """A network in ONNX Runtime; calls from several threads share one session and its threads.
 
     Raises MissingExtra without the library; ModelError when a provider that was asked for is not there or does not
-    start, when the precision is none of its, or when the network cannot be built or served.
+    start, when the precision is none of its, or when the network cannot be served.
     """
 
     def __init__(self, onnx_bytes: bytes, card: ModelCard, options: EngineOptions) -> None:
         try:
             import onnxruntime
-            from onnxruntime.capi import onnxruntime_pybind11_state as failures
         except ImportError as error:
             raise MissingExtra(_LIBRARY, "cpu") from error
-        self._failures: tuple[type[Exception], ...] = (failures.Fail, failures.InvalidArgument, failures.InvalidGraph)
-        self._failures += (
-            failures.InvalidProtobuf,
-            failures.RuntimeException,
-            failures.NotImplemented,
-            failures.EPFail,
-        )
         wanted = chosen_providers(options.providers, onnxruntime.get_available_providers())
         self.precision = provider_precision(wanted[0], options.precision)
         network = half_network(onnx_bytes) if self.precision == FLOAT16 else onnx_bytes
         settings = [(_PROVIDERS[name], _settings(name, digest_of(network), self.precision, options)) for name in wanted]
         if wanted[0] == "tensorrt":
             settings[0][1].update(_profile(onnxruntime, network, card, options))
-        try:
-            # Left to itself the session would fall back to the CPU, print about it, and go on.
-            self._session: Any = onnxruntime.InferenceSession(
-                network, _session_options(onnxruntime, options), settings, enable_fallback=False
-            )
-        except (*self._failures, ValueError) as error:
-            raise cannot_build(card.version, _LIBRARY, error) from error
+        # Left to itself the session would fall back to the CPU, print about it, and go on.
+        self._session: Any = onnxruntime.InferenceSession(
+            network, _session_options(onnxruntime, options), settings, enable_fallback=False
+        )
         used = self._provider_in_use(wanted, asked=bool(options.providers))
         if used == "cpu":
             self.precision = FLOAT32
@@ -76,13 +63,10 @@ class OnnxRuntimeNetwork:
         self._input: str = self._session.get_inputs()[0].name
 
     def run(self, counts: FloatArray) -> FloatArray:
-        """(B, 1, n, n) prepared counts to phase in rad. Raises ModelError when the library fails."""
+        """(B, 1, n, n) prepared counts to phase in rad."""
         scaled = counts * self._scale
         with self._turns:
-            try:
-                result: FloatArray = self._session.run(None, {self._input: scaled})[0]
-            except self._failures as error:
-                raise cannot_infer(_LIBRARY, error) from error
+            result: FloatArray = self._session.run(None, {self._input: scaled})[0]
         return result
 
     def close(self) -> None:

@@ -14,8 +14,6 @@ from phasing.engines.protocol import (
     FLOAT32,
     EngineOptions,
     FloatArray,
-    cannot_build,
-    cannot_infer,
 )
 from phasing.engines.served import Turns
 from phasing.errors import MissingExtra, ModelError
@@ -28,7 +26,7 @@ class OpenVinoNetwork:
     """A network in OpenVINO: one stream of threads and one infer request for each parallel caller.
 
     The batch stays dynamic: as fast as a fixed one, and a batch that closed early is not padded with work.
-    Raises MissingExtra without the library, ModelError when the network cannot be built or served.
+    Raises MissingExtra without the library, ModelError when the network cannot be served.
     """
 
     def __init__(self, onnx_bytes: bytes, card: ModelCard, options: EngineOptions) -> None:
@@ -47,25 +45,19 @@ class OpenVinoNetwork:
         config = _config(self.precision, options)
         facts = (digest_of(onnx_bytes), self.version, core.get_property("CPU", "FULL_DEVICE_NAME"))
         path = cache_path(options.cache, _LIBRARY, *facts, *sorted(config.items()), card.input_shape)
-        try:
-            self._compiled: Any = _imported(core, path, config)
-            if self._compiled is None:
-                self._compiled = core.compile_model(_read(core, openvino, onnx_bytes, card), "CPU", config)
-                write_cached(path, lambda: _exported(self._compiled))
-            requests = [self._compiled.create_infer_request() for _ in range(options.parallel)]
-        except RuntimeError as error:
-            raise cannot_build(card.version, _LIBRARY, error) from error
+        self._compiled: Any = _imported(core, path, config)
+        if self._compiled is None:
+            self._compiled = core.compile_model(_read(core, openvino, onnx_bytes, card), "CPU", config)
+            write_cached(path, lambda: _exported(self._compiled))
+        requests = [self._compiled.create_infer_request() for _ in range(options.parallel)]
         self.batch_size = fixed_batch(_ports(self._compiled.inputs), _ports(self._compiled.outputs), card)
         self._requests: Turns[Any] = Turns(requests)
 
     def run(self, counts: FloatArray) -> FloatArray:
-        """(B, 1, n, n) prepared counts to phase in rad. Raises ModelError when the library fails."""
+        """(B, 1, n, n) prepared counts to phase in rad."""
         scaled = counts * self._scale
         with self._requests.one() as request:
-            try:
-                result: FloatArray = request.infer(scaled, share_inputs=True)[0]  # a copy of the request's own
-            except RuntimeError as error:
-                raise cannot_infer(_LIBRARY, error) from error
+            result: FloatArray = request.infer(scaled, share_inputs=True)[0]  # a copy of the request's own
         return result
 
     def close(self) -> None:

@@ -87,6 +87,8 @@ class Engine(Protocol):
 class Network(Protocol):
     """What one library makes of an ONNX file; `Served` makes an Engine of it.
 
+    Making it and running it may raise whatever the library raises: `build` and `Served` make a ModelError of it.
+
     version: of the library. precision: what it really computes in. batch_size: the only number of frames that run
     takes; None for any number up to largest. largest: None where there is no limit.
     """

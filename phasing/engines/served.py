@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from phasing.engines.protocol import FloatArray, Network
-from phasing.errors import ModelError
+from phasing.engines.protocol import FloatArray, Network, cannot_infer
+from phasing.errors import ModelError, PhaselineError
 
 T = TypeVar("T")
 
@@ -59,7 +59,12 @@ class Served:
         return self._run(padded)[: len(counts)].copy()
 
     def _run(self, counts: FloatArray) -> FloatArray:
-        phase_rad = self.network.run(counts)
+        try:
+            phase_rad = self.network.run(counts)
+        except (PhaselineError, MemoryError):
+            raise
+        except Exception as error:
+            raise cannot_infer(self.name, error) from error
         if phase_rad.shape != counts.shape:
             raise ModelError(f"{self.name}: output has shape {phase_rad.shape}, expected {counts.shape}")
         return phase_rad

@@ -63,7 +63,7 @@ class TensorRtNetwork:
             for _ in range(options.parallel):
                 lanes.append(Lane(runtime, shape))
                 self._contexts += _capture(trt, self._engine, lanes[-1], sizes, card)
-        except ModelError:
+        except BaseException:  # whatever ends it: nobody else knows of the lanes
             for lane in lanes:
                 lane.close()
             raise

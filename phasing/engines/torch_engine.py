@@ -15,8 +15,6 @@ from phasing.engines.protocol import (
     EngineOptions,
     FloatArray,
     Network,
-    cannot_build,
-    cannot_infer,
 )
 from phasing.engines.served import Turns
 from phasing.errors import MissingExtra, ModelError
@@ -76,15 +74,12 @@ class CpuNetwork:
             torch.set_num_threads(max(1, options.threads // options.parallel))
 
     def run(self, counts: FloatArray) -> FloatArray:
-        """(B, 1, n, n) prepared counts to phase in rad. Raises ModelError when PyTorch fails."""
+        """(B, 1, n, n) prepared counts to phase in rad."""
         import torch
 
         with torch.inference_mode():
             scaled = torch.from_numpy(counts * self._scale).to(self._dtype, memory_format=torch.channels_last)
-            try:
-                phase_rad: FloatArray = self._module(scaled).float().contiguous().numpy()
-            except RuntimeError as error:
-                raise cannot_infer(_LIBRARY, error) from error
+            phase_rad: FloatArray = self._module(scaled).float().contiguous().numpy()
         return phase_rad
 
     def close(self) -> None:
@@ -110,19 +105,12 @@ class CudaNetwork:
         self._scale = np.float32(card.counts_scale)
         shape = (options.batch_size, *card.input_shape)
         module = _module(onnx_bytes, card, self.precision, "cuda")
-        try:
-            lanes = [_Lane(module, self.precision, shape) for _ in range(options.parallel)]
-        except RuntimeError as error:
-            raise cannot_build(card.version, _LIBRARY, error) from error
-        self._lanes: Turns[_Lane] = Turns(lanes)
+        self._lanes: Turns[_Lane] = Turns([_Lane(module, self.precision, shape) for _ in range(options.parallel)])
 
     def run(self, counts: FloatArray) -> FloatArray:
-        """(B, 1, n, n) prepared counts, at most batch_size, to phase in rad. Raises ModelError when PyTorch fails."""
+        """(B, 1, n, n) prepared counts, at most batch_size, to phase in rad."""
         with self._lanes.one() as lane:
-            try:
-                return lane.run(counts, self._scale)
-            except RuntimeError as error:
-                raise cannot_infer(_LIBRARY, error) from error
+            return lane.run(counts, self._scale)
 
     def close(self) -> None:
         """Free graphs and buffers once those at work are done."""

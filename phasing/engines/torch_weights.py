@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phasing.engines.protocol import FloatArray, one_line
+from phasing.engines.protocol import FloatArray
 from phasing.errors import MissingExtra, ModelError
 
 if TYPE_CHECKING:
@@ -27,14 +27,9 @@ def network_of(onnx_bytes: bytes) -> "PtychoNN":
         import onnx
     except ImportError as error:
         raise MissingExtra("onnx", "hpc") from error
-    from google.protobuf.message import DecodeError
-
     from phasing.network import PtychoNN, load_network
 
-    try:
-        graph = onnx.load_model_from_string(onnx_bytes).graph
-    except DecodeError as error:
-        raise ModelError(f"torch cannot read the network: {one_line(error)}") from error
+    graph = onnx.load_model_from_string(onnx_bytes).graph
     nodes = [node for node in graph.node if node.op_type not in _HELD_NODES]
     if tuple(node.op_type for node in nodes) != _NODES:
         raise ModelError("torch serves PtychoNN only, and this network's nodes are not PtychoNN's")

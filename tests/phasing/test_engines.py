@@ -209,6 +209,48 @@ def test_auto_takes_the_first_that_works(exported: Any, monkeypatch: pytest.Monk
         built(exported)
 
 
+@pytest.mark.parametrize("failure", [AttributeError("no such call"), OSError("libcuda.so.1"), KeyError("driver")])
+def test_whatever_a_library_raises_at_building_leaves_the_model_to_the_next(
+    exported: Any, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setitem(build._BUILDERS, "tensorrt", fail)
+    monkeypatch.setattr(build, "engine_names_available", lambda: ("tensorrt", "onnxruntime"))
+    assert built(exported).name == "onnxruntime CPU float32"
+    with pytest.raises(ModelError, match="cannot be built by tensorrt") as refused:
+        built(exported, name="tensorrt")
+    assert refused.value.__cause__ is failure
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_a_library_raises_at_inference_is_a_model_error(
+    exported: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise IndexError("no such tensor")
+
+    engine = built(exported, name=name)
+    monkeypatch.setattr(type(engine.network), "run", fail)  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match=rf"^{name}.* cannot infer: no such tensor$"):
+        engine.infer(frames(1))
+
+
+def test_a_library_that_cannot_be_loaded_leaves_the_model_to_the_next(
+    exported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "torch":
+                raise OSError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    monkeypatch.setattr(build, "engine_names_available", lambda: ("torch", "onnxruntime"))
+    assert built(exported).name == "onnxruntime CPU float32"
+
+
 def test_defaults_are_valid(exported: Any) -> None:
     engine = build_engine(exported.onnx_path.read_bytes(), exported.draft)
     assert len(engine.name) <= 39
