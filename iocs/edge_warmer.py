@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,12 @@ class Warmer:
                     self._ready.append((command.model, result))
 
     def _made(self, candidate: Candidate, *, proven: bool) -> Model | str:
-        """The model, or why it must not go live; one that has served here before is not tried again."""
+        """The model, or why it must not go live; one that has served here before is not tried again.
+
+        It is built without frames: what its trial chose for it is kept.
+        """
         try:
             reason = "" if proven else self._trials.reason_against(candidate, self._edge.model_timeout_s)
-            return reason or self._make(candidate)
+            return reason or self._make(replace(candidate, recent=()))
         except (PhaselineError, OSError, MemoryError) as error:
             return str(error) or type(error).__name__

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phasing.card import ModelCard
-from phasing.engines.build import PHASE_LIMIT_RAD
+from phasing.engines.reference import PHASE_LIMIT_RAD
 from phasing.errors import MissingExtra, ModelError
 from phasing.geometry import Geometry
 from phasing.reconstruction import probe_intensity

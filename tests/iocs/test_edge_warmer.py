@@ -18,7 +18,7 @@ from iocs.edge_batches import Model
 from iocs.edge_messages import LoadModel
 from iocs.edge_models import KeptModel
 from iocs.edge_trial import LOWEST_PRIORITY, Candidate, Trials
-from iocs.edge_warmer import Warmer
+from iocs.edge_warmer import Warmer, built
 
 PATIENCE_S = 60.0
 FRAMES = [np.full((SIDE_PX, SIDE_PX), 9, np.uint16)]
@@ -69,6 +69,24 @@ def test_a_model_is_handed_back_ready_or_with_the_reason(warmer: Warmer, tmp_pat
         _, reason = wait(warmer)
         assert isinstance(reason, str)
         assert "digest" in reason
+
+
+def test_a_model_is_built_as_its_trial_chose_and_not_tried_again(tmp_path: Path) -> None:
+    candidates: list[Candidate] = []
+
+    def make(candidate: Candidate) -> Model:
+        candidates.append(candidate)
+        return built(candidate)
+
+    cache = tmp_path / "engines"
+    made = Warmer(EdgeSection(engine="onnxruntime", threads=1), cache, make)
+    made.warm(LoadModel(kept(tmp_path), proven=False), 4, FRAMES)
+    _, result = wait(made)
+    made.close()
+    assert isinstance(result, Model)
+    result.close()
+    assert [candidate.recent for candidate in candidates] == [()]
+    assert len(list(cache.glob("*.proof"))) == 1
 
 
 def test_a_model_that_predicts_nan_is_refused(warmer: Warmer, tmp_path: Path) -> None:

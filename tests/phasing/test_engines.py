@@ -13,7 +13,7 @@ from engine_networks import NAMES, SIDE_PX, card_of_side, frames, small_network,
 from onnx import TensorProto
 
 from phasing.checkpoint import load_checkpoint
-from phasing.engines import Engine, EngineOptions, FloatArray, build, build_engine, engine_names_available
+from phasing.engines import Engine, EngineOptions, FloatArray, build, build_engine, engine_names_available, libraries
 from phasing.errors import MissingExtra, ModelError
 from phasing.network import load_network
 
@@ -216,7 +216,7 @@ def test_whatever_a_library_raises_at_building_leaves_the_model_to_the_next(
     def fail(*_: Any) -> None:
         raise failure
 
-    monkeypatch.setitem(build._BUILDERS, "tensorrt", fail)
+    monkeypatch.setitem(libraries.BUILDERS, "tensorrt", fail)
     monkeypatch.setattr(build, "engine_names_available", lambda: ("tensorrt", "onnxruntime"))
     assert built(exported).name == "onnxruntime CPU float32"
     with pytest.raises(ModelError, match="cannot be built by tensorrt") as refused:
