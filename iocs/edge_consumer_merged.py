@@ -1,14 +1,14 @@
 """The consumers' merged stream as the edge's stream process takes it: in place of batches and a model of its own."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 from iocs.edge_accounting import Account
 from iocs.edge_batches import Emit, FloatArray, Model, Outcome, Pending
-from iocs.edge_consumer_orders import OUTCOME, REASON, VERSION, Became
+from iocs.edge_consumer_orders import OUTCOME, REASON, VERSION, Answer, Became
 from iocs.edge_messages import Note, Settings
 from iocs.stream import NdFrame, decode
 from phasing.card import ModelCard
@@ -26,8 +26,15 @@ class RemoteEngine:
     batch_size = None
     parallel = 1
 
-    def __init__(self, name: str, difference_rad: float | None) -> None:
-        self.name, self.difference_rad = name[:39], difference_rad
+    def __init__(self, name: str, difference_rad: float | None = None, remark: str = "") -> None:
+        self.name, self.difference_rad, self.remark = name[:39], difference_rad, remark
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer]) -> "RemoteEngine":
+        """The engines of all consumers as one: the first one's name, the largest difference, every remark once."""
+        differences = [answer.difference_rad for answer in answers if answer.difference_rad is not None]
+        remarks = dict.fromkeys(answer.remark for answer in answers if answer.remark)
+        return cls(f"{len(answers)} x {answers[0].engine}", max(differences, default=None), "; ".join(remarks))
 
     def infer(self, counts: FloatArray) -> FloatArray:
         """Raise ModelError: frames are predicted by the consumers."""
@@ -77,7 +84,7 @@ class Merged:
     def expect(self, card: ModelCard) -> None:
         """Know a model before its first frame comes; safe from any thread."""
         with self._free:
-            self._cards[card.version] = Model(RemoteEngine("", None), card)
+            self._cards[card.version] = Model(RemoteEngine(""), card)
             while len(self._cards) > CARDS_KEPT:
                 del self._cards[next(iter(self._cards))]
 

@@ -66,6 +66,7 @@ class Models:
                 live=live,
                 engine="" if engine is None else engine.name,
                 difference_rad=None if engine is None else engine.difference_rad,
+                remark="" if engine is None else engine.remark,
             )
 
     def _work(self) -> None:

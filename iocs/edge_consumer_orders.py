@@ -113,6 +113,7 @@ class Answer:
     begun: bool = False
     engine: str = ""
     difference_rad: float | None = None
+    remark: str = ""
 
     def to_json(self) -> str:
         """As text."""

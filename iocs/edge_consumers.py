@@ -90,8 +90,7 @@ class Consumers:
         self._order(lambda orders: replace(orders, models=self._live))
         with self._changed:
             answers = [consumer.answer for consumer in self._consumers]
-        differences = [answer.difference_rad for answer in answers if answer.difference_rad is not None]
-        return Model(RemoteEngine(f"{len(answers)} x {answers[0].engine}", max(differences, default=None)), card)
+        return Model(RemoteEngine.of(answers), card)
 
     def close(self) -> None:
         """End them all."""

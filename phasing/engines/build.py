@@ -67,22 +67,24 @@ def _as_proven(reference: Reference, options: EngineOptions, proof: Proof) -> En
 
 def _first_that_works(reference: Reference, options: EngineOptions, names: Sequence[str]) -> tuple[Engine, Proof]:
     refusals: list[ModelError | MissingExtra] = []
+    remarks: list[str] = []
     for name in names:
         try:
-            return _proved(reference, replace(options, name=name))
+            return _proved(reference, replace(options, name=name), remarks)
         except (ModelError, MissingExtra) as refusal:
             refusals.append(refusal)
+            remarks.append(f"{name}: {refusal}")
             logger.info("%s does not serve model version %d: %s", name, reference.card.version, refusal)
     raise refusals[0]
 
 
-def _proved(reference: Reference, options: EngineOptions) -> tuple[Engine, Proof]:
-    """An engine in the precision asked for, or in float32 where that does not do."""
+def _proved(reference: Reference, options: EngineOptions, remarks: list[str]) -> tuple[Engine, Proof]:
+    """An engine in the precision asked for, or in float32 where that does not do; remarks grow by the reason."""
     with library_network(reference.onnx_bytes, reference.card, options) as network:
         if network.name != REFERENCE:
             reference.expected_rad()  # if that is no phase, no other precision needs to be tried
         try:
-            proof = _compared(reference, network, options)
+            proof = _compared(reference, network, options, "; ".join(remarks))
             return _warm(reference, network, options, proof), proof
         except ModelError as error:
             if network.precision == FLOAT32:
@@ -90,25 +92,26 @@ def _proved(reference: Reference, options: EngineOptions) -> tuple[Engine, Proof
             refusal = str(error)  # not the error itself, which would keep the network
         network.close()
     logger.warning("float32 takes the place of %s: %s", network.precision, refusal)
-    return _proved(reference, replace(options, precision=FLOAT32))
+    remarks.append(refusal)
+    return _proved(reference, replace(options, precision=FLOAT32), remarks)
 
 
-def _compared(reference: Reference, network: Network, options: EngineOptions) -> Proof:
+def _compared(reference: Reference, network: Network, options: EngineOptions, remark: str) -> Proof:
     """What a network is worth on the reference's frames. ModelError when it differs too much, or answers no phase."""
     reduced = network.precision != FLOAT32
     limit_rad = options.max_difference_rad if reduced else _FLOAT32_LIMIT_RAD
-    difference_rad = reference.difference_rad(Served(network, reference.card.input_shape, None))
+    difference_rad = reference.difference_rad(Served(network, reference.card.input_shape))
     if not difference_rad <= limit_rad:
         raise ModelError(
-            f"{network.name} differs from float32 ONNX Runtime by {difference_rad:.2g} rad, over {limit_rad:g} rad"
+            f"{network.name} differs by {difference_rad:.2g} rad from float32 ONNX Runtime, over {limit_rad:g} rad"
         )
     shown_rad = difference_rad if reduced else None
-    return Proof(options.name, network.precision, network.name, network.version, shown_rad)
+    return Proof(options.name, network.precision, network.name, network.version, shown_rad, remark)
 
 
 def _warm(reference: Reference, network: Network, options: EngineOptions, proof: Proof) -> Engine:
     """Predict the numbers of frames that it will get, resting after each: another engine may be serving beside it."""
-    engine = Served(network, reference.card.input_shape, proof.difference_rad)
+    engine = Served(network, reference.card.input_shape, proof.difference_rad, proof.remark)
     for size in dict.fromkeys((1, options.batch_size)):
         counts = np.resize(reference.counts, (size, *reference.card.input_shape))
         for _ in range(options.parallel):

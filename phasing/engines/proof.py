@@ -21,6 +21,7 @@ class Proof:
 
     engine: its name among the options. precision: what it computes in. name: library, device and precision.
     version: of the library. difference_rad: to float32; None when it computes in float32.
+    remark: why what is faster was passed over; empty when nothing was.
     """
 
     engine: str
@@ -28,6 +29,7 @@ class Proof:
     name: str
     version: str
     difference_rad: float | None
+    remark: str
 
 
 def proof_path(onnx_bytes: bytes, card: ModelCard, options: EngineOptions, names: Sequence[str]) -> Path | None:

@@ -59,11 +59,12 @@ class Engine(Protocol):
     name: library, device and precision in at most 39 characters, e.g. "openvino CPU bfloat16".
     batch_size: the only number of frames that the network takes at once; None where it takes any. infer takes any.
     parallel: how many threads may call infer at the same time and compute at the same time; further ones wait.
-    difference_rad: mean absolute difference to float32 measured at build; None when it computes in float32.
+    difference_rad: mean absolute difference to float32 when it was tried; None when it computes in float32.
+    remark: why a faster engine or precision was passed over when it was tried; empty when none was.
     """
 
     @property
-    def name(self) -> str: ...  # noqa: D102  (said above, as are the other three)
+    def name(self) -> str: ...  # noqa: D102  (said above, as are the other four)
 
     @property
     def batch_size(self) -> int | None: ...  # noqa: D102
@@ -73,6 +74,9 @@ class Engine(Protocol):
 
     @property
     def difference_rad(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def remark(self) -> str: ...  # noqa: D102
 
     def infer(self, counts: FloatArray) -> FloatArray:
         """(B, 1, n, n) float32 prepared counts, not scaled, to (B, 1, n, n) float32 phase in rad, the caller's own.

@@ -31,7 +31,7 @@ class Reference:
         """(N, 1, n, n) phase in rad of the frames. ModelError when it is none."""
         if self._expected_rad is None:
             with library_network(self.onnx_bytes, self.card, self._options) as network:
-                self._expected_rad = self.phase_rad(Served(network, self.card.input_shape, None), self.counts)
+                self._expected_rad = self.phase_rad(Served(network, self.card.input_shape), self.counts)
                 network.close()
         return self._expected_rad
 

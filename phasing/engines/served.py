@@ -20,7 +20,8 @@ class Served:
 
     network: Network
     frame_shape: tuple[int, int, int]
-    difference_rad: float | None
+    difference_rad: float | None = None
+    remark: str = ""
 
     @property
     def name(self) -> str:

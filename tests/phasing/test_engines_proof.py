@@ -1,5 +1,6 @@
 """What a trial on real frames chose holds for those who build the model without any."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from engine_networks import frames
 
-from phasing.engines import Engine, EngineOptions, FloatArray, build_engine
+from phasing.engines import Engine, EngineOptions, FloatArray, build, build_engine
 from phasing.engines.proof import Proof, proof_path, read_proof, write_proof
 from phasing.engines.reference import Reference
 
@@ -65,6 +66,20 @@ def test_frames_that_are_there_are_tried_whatever_was_chosen_before(bench: Bench
     assert bench.build(bench.real, max_difference_rad=1.0).name == BFLOAT16
 
 
+def test_why_nothing_faster_serves_is_told_also_by_those_who_tried_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench.build(cache=None).remark == ""
+    tried = bench.build(bench.real)
+    assert re.fullmatch(r"torch CPU bfloat16 differs by 0\.\d+ rad from .*, over 0\.\d+ rad", tried.remark)
+    assert bench.build().remark == tried.remark
+    monkeypatch.setattr(build, "engine_names_available", lambda: ("tensorrt", "torch"))
+    auto = bench.build(bench.real, name="auto")
+    assert (auto.name, bench.build(name="auto").remark) == (FLOAT32, auto.remark)
+    assert auto.remark.startswith("tensorrt: tensorrt computes in float16")
+    assert auto.remark.endswith(tried.remark)
+
+
 @pytest.mark.parametrize("change", [{"version": "0.1"}, {"precision": "tf32"}, {"engine": "abacus"}, {"name": "other"}])
 def test_a_choice_that_no_longer_holds_is_made_again(bench: Bench, change: dict[str, str]) -> None:
     bench.build(bench.real)
@@ -100,6 +115,6 @@ def test_every_fact_makes_another_proof(bench: Bench) -> None:
 
 
 def test_a_proof_comes_back_as_it_was(tmp_path: Path) -> None:
-    proof = Proof("torch", "bfloat16", BFLOAT16, "2.14.1", 0.1 + 0.2)
+    proof = Proof("torch", "bfloat16", BFLOAT16, "2.14.1", 0.1 + 0.2, "no faster")
     write_proof(tmp_path / "one.proof", proof)
     assert read_proof(tmp_path / "one.proof") == proof
