@@ -83,20 +83,33 @@ class Warmer:
         )
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._wanted or self._retired)
-                if self._closed:
-                    return
-                retired, self._retired = self._retired, []
-                wanted, self._wanted = self._wanted, None
-            for model in retired:
-                model.close()
-            if wanted is not None:
-                command, candidate = wanted
-                result = self._made(candidate, proven=command.proven)
-                with self._changed:
-                    self._ready.append((command.model, result))
+        while self._something_to_do():
+            self._close_retired()
+            self._make_wanted()
+
+    def _something_to_do(self) -> bool:
+        """Wait for a model to make or to close; false at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._wanted or self._retired)
+            return not self._closed
+
+    # Each of these forgets its models when it returns: what the thread held while it waits would not be freed.
+
+    def _close_retired(self) -> None:
+        with self._changed:
+            retired, self._retired = self._retired, []
+        for model in retired:
+            model.close()
+
+    def _make_wanted(self) -> None:
+        with self._changed:
+            wanted, self._wanted = self._wanted, None
+        if wanted is None:
+            return
+        command, candidate = wanted
+        result = self._made(candidate, proven=command.proven)
+        with self._changed:
+            self._ready.append((command.model, result))
 
     def _made(self, candidate: Candidate, *, proven: bool) -> Model | str:
         """The model, or why it must not go live; one that has served here before is not tried again.

@@ -77,7 +77,7 @@ class Turns(Generic[T]):
     def __init__(self, things: list[T]) -> None:
         # First in, first out: calls one after the other go round, so that a few of them warm all.
         self._free: queue.SimpleQueue[T] = queue.SimpleQueue()
-        self._all = things
+        self._count = len(things)
         for thing in things:
             self._free.put(thing)
 
@@ -91,5 +91,6 @@ class Turns(Generic[T]):
             self._free.put(thing)
 
     def take_all(self) -> list[T]:
-        """All of them, once those at work are done; nobody gets one afterwards."""
-        return [self._free.get() for _ in self._all]
+        """All of them, once those at work are done; nobody gets one afterwards, and none is held here."""
+        count, self._count = self._count, 0
+        return [self._free.get() for _ in range(count)]

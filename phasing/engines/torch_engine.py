@@ -104,8 +104,9 @@ class CudaNetwork:
         self.parallel = options.parallel
         self._scale = np.float32(card.counts_scale)
         shape = (options.batch_size, *card.input_shape)
-        module = _module(onnx_bytes, card, self.precision, "cuda")
-        self._lanes: Turns[_Lane] = Turns([_Lane(module, self.precision, shape) for _ in range(options.parallel)])
+        # Graphs know the addresses of the weights, and nothing but this keeps what lies there.
+        self._module: Any = _module(onnx_bytes, card, self.precision, "cuda")
+        self._lanes: Turns[_Lane] = Turns([_Lane(self._module, self.precision, shape) for _ in range(options.parallel)])
 
     def run(self, counts: FloatArray) -> FloatArray:
         """(B, 1, n, n) prepared counts, at most batch_size, to phase in rad."""
@@ -113,10 +114,11 @@ class CudaNetwork:
             return lane.run(counts, self._scale)
 
     def close(self) -> None:
-        """Free graphs and buffers once those at work are done."""
+        """Free graphs, buffers and weights once those at work are done."""
         import torch
 
         self._lanes.take_all()
+        self._module = None
         torch.cuda.empty_cache()
 
 

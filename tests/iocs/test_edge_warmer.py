@@ -4,7 +4,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,13 @@ def wait(warmer: Warmer) -> tuple[KeptModel, Model | str]:
     raise AssertionError("the warmer does not come to an end")
 
 
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not {what}"
+        time.sleep(0.01)
+
+
 def hanging(folder: Path) -> KeptModel:
     """A model whose card never comes: reading it waits for ever."""
     made = kept(folder)
@@ -87,6 +95,16 @@ def test_a_model_is_built_as_its_trial_chose_and_not_tried_again(tmp_path: Path)
     result.close()
     assert [candidate.recent for candidate in candidates] == [()]
     assert len(list(cache.glob("*.proof"))) == 1
+
+
+def test_a_model_that_was_closed_is_held_by_nobody(warmer: Warmer, tmp_path: Path) -> None:
+    warmer.warm(LoadModel(kept(tmp_path), proven=True), 4, FRAMES)
+    _, made = wait(warmer)
+    assert isinstance(made, Model)
+    engine = weakref.ref(made.engine)
+    warmer.retire(made)
+    del made
+    until(lambda: engine() is None, "the engine is freed")
 
 
 def test_a_model_that_predicts_nan_is_refused(warmer: Warmer, tmp_path: Path) -> None:
