@@ -22,6 +22,9 @@ _FIELDS = {
     )
 }  # fmt: skip
 _NESTED = (tuple, list)
+_NS = 1_000_000_000
+LATEST_S = 9_200_000_000
+"""Unix seconds in the year 2261: nanoseconds of a later time are more than 64 bits hold, in streams and in files."""
 _COLOR_MODE = "ColorMode"
 _MONO = 0
 """areaDetector's attribute that says how colours lie in an array, and its value for none."""
@@ -65,7 +68,8 @@ class Encoder:
     def encode(self, frame: NdFrame) -> Any:
         """The pvapy NTNDArray of a frame, good until the next call; x first, as the normative type wants it.
 
-        Raises FrameRejected for what is no two-dimensional array of a type that NTNDArray has.
+        Raises FrameRejected for what is no two-dimensional array of a type that NTNDArray has, and for an attribute
+        that it cannot hold; OverflowError for another number beyond its field.
         """
         array = frame.array.astype(frame.array.dtype.newbyteorder("="), copy=False)  # a file's may be big-endian
         if array.ndim != 2 or array.dtype not in _FIELDS:
@@ -75,7 +79,7 @@ class Encoder:
         self._set_layout(array.shape[0], array.shape[1], array.nbytes)
         made.setUnion("value", {_FIELDS[array.dtype]: np.ascontiguousarray(array).ravel()})
         made.setInt("uniqueId", frame.unique_id)
-        seconds, nanoseconds = divmod(frame.time_ns, 1_000_000_000)
+        seconds, nanoseconds = divmod(frame.time_ns, _NS)
         for stamp in ("timeStamp", "dataTimeStamp"):
             made.setLong(f"{stamp}.secondsPastEpoch", seconds)
             made.setInt(f"{stamp}.nanoseconds", nanoseconds)
@@ -101,7 +105,7 @@ class Encoder:
         keys = [(name, type(value), value) for name, value in attributes.items() if name != _COLOR_MODE]
         if self._attributes is not None and keys == list(former):
             return
-        entries = {key: former.get(key) or {"name": key[0], "value": _any(key[2])} for key in keys}
+        entries = {key: former.get(key) or {"name": key[0], "value": _any(name=key[0], value=key[2])} for key in keys}
         self._made.setStructureArray("attribute", [{"name": _COLOR_MODE, "value": pva.PvInt(_MONO)}, *entries.values()])
         self._attributes = entries
 
@@ -111,20 +115,23 @@ def encode(frame: NdFrame) -> Any:
     return Encoder().encode(frame)
 
 
-def _any(value: Attribute) -> Any:
-    if isinstance(value, str):
-        return pva.PvString(value)
-    if isinstance(value, float):
-        return pva.PvDouble(value)
-    return pva.PvLong(value) if value < 2**63 else pva.PvULong(value)
+def _any(name: str, value: Attribute) -> Any:
+    try:
+        if isinstance(value, str):
+            return pva.PvString(value)
+        if isinstance(value, float):
+            return pva.PvDouble(value)
+        return pva.PvLong(value) if value < 2**63 else pva.PvULong(value)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise FrameRejected(f"attribute {name} is {value!r}, which NTNDArray cannot hold") from error
 
 
 def decode(received: Any) -> NdFrame | None:
     """The frame of a pvapy NTNDArray; None for the empty first update of a stream that has no frame yet.
 
     The array is read-only, of what was not compressed a view of the received memory. Raises FrameRejected with the
-    reason for what is no two-dimensional mono image of numbers, plain or compressed as `iocs.codecs` reads it, whatever
-    a stream of that name holds.
+    reason for what is no two-dimensional mono image of numbers, plain or compressed as `iocs.codecs` reads it, with a
+    Unix time, whatever a stream of that name holds.
     """
     try:
         return _decoded(received)
@@ -152,13 +159,20 @@ def _decoded(received: Any) -> NdFrame | None:
     severity = received.getInt("alarm.severity") if received.hasField("alarm") else 0
     return NdFrame(
         unique_id=received.getInt("uniqueId"),
-        time_ns=received.getLong("timeStamp.secondsPastEpoch") * 1_000_000_000
-        + received.getInt("timeStamp.nanoseconds"),
+        time_ns=_time_ns(received),
         array=values.reshape(shape),
         attributes=attributes,
         severity=severity,
         message=received.getString("alarm.message") if severity else "",
     )
+
+
+def _time_ns(received: Any) -> int:
+    """Unix time in nanoseconds; FrameRejected for what is none, which would fit neither a stream nor a recording."""
+    seconds, nanoseconds = received.getLong("timeStamp.secondsPastEpoch"), received.getInt("timeStamp.nanoseconds")
+    if not (0 <= seconds < LATEST_S and 0 <= nanoseconds < _NS):
+        raise FrameRejected(f"a time stamp of {seconds} s and {nanoseconds} ns, which is no Unix time")
+    return int(seconds) * _NS + int(nanoseconds)
 
 
 def _values(received: Any) -> npt.NDArray[Any]:

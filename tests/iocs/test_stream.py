@@ -14,7 +14,7 @@ from stream_source import HEIGHT, NAME, TIME_NS, WIDTH, Source, frame
 from test_codecs import FRAME, SENT
 
 from iocs.codecs import SCALAR_TYPES
-from iocs.stream import Encoder, NdFrame, StreamReader, decode, encode
+from iocs.stream import LATEST_S, Encoder, NdFrame, StreamReader, decode, encode
 from phasing.errors import FrameRejected
 
 DTYPES = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
@@ -104,9 +104,29 @@ def no_dimensions(made):
     made["dimension"] = []
 
 
+def of_another_age(made):
+    made.setLong("timeStamp.secondsPastEpoch", 2**63 - 1)
+
+
+def from_before_1970(made):
+    made.setLong("timeStamp.secondsPastEpoch", -1)
+
+
+def of_too_many_nanoseconds(made):
+    made.setInt("timeStamp.nanoseconds", 10**9)
+
+
+def of_negative_nanoseconds(made):
+    made.setInt("timeStamp.nanoseconds", -1)
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
+        (of_another_age, "9223372036854775807 s"),
+        (from_before_1970, "time stamp of -1 s"),
+        (of_too_many_nanoseconds, "1000000000 ns, which is no Unix time"),
+        (of_negative_nanoseconds, "-1 ns"),
         (colour, "3 dimensions"),
         (line, "1 dimensions"),
         (no_dimensions, "0 dimensions"),
@@ -173,6 +193,18 @@ def test_a_frame_that_cannot_be_encoded_leaves_nothing_in_the_next():
         with pytest.raises((FrameRejected, OverflowError)):
             encoder.encode(bad)
         assert str(encoder.encode(first)) == str(encode(first))
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, "\udcff", None])
+def test_an_attribute_that_cannot_be_encoded_is_named(value):
+    with pytest.raises(FrameRejected, match="attribute Pulse is"):
+        encode(replace(frame(1), attributes={"Pulse": value}))
+
+
+def test_the_latest_time_that_is_read_can_be_sent_and_recorded():
+    made = encode(NdFrame(1, (LATEST_S - 1) * 10**9 + 999_999_999, np.zeros((2, 3), "u2")))
+    time_ns = decode(made).time_ns
+    assert time_ns == np.int64(time_ns) and decode(encode(decode(made))).time_ns == time_ns
 
 
 def next_frame(reader):
