@@ -171,9 +171,13 @@ class Batcher:
 
 
 def _predict(model: Model, batch: list[Pending], min_counts: float) -> list[Outcome]:
-    """Prepare and predict a batch; nothing that is in it can make it fail as a whole."""
+    """Prepare and predict a batch; nothing that is in it can make it fail as a whole.
+
+    Frames with fewer than min_counts, in the detector's counts over what is cropped, are not predicted.
+    """
     counts, reasons = _prepared([pending.frame.array for pending in batch], model.card)
-    lit = counts.sum(axis=(1, 2)) >= min_counts
+    # Bins hold means: their sum is that of the frame over the pixels of a bin.
+    lit = counts.sum(axis=(1, 2)) >= min_counts / model.card.geometry.bin_px**2
     predictions = iter(_predictions(model, counts if lit.all() else counts[lit]))
     frames = zip(counts, lit, strict=True)
     outcomes = []

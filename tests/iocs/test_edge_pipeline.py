@@ -286,6 +286,19 @@ def test_every_frame_is_accounted_for(bench: Bench) -> None:
     assert any("does not fit" in note.text for note in bench.notes)
 
 
+def test_min_counts_are_those_of_the_frame_and_not_of_its_bins(make: Callable[..., Bench], tmp_path: Path) -> None:
+    bench, plain = make(), model(tmp_path)
+    side_px = 2 * SIDE_PX
+    binned = replace(plain.card.geometry, detector_shape_px=(side_px, side_px), crop_px=side_px, bin_px=2)
+    card = replace(plain.card, geometry=binned, pixel_size_m=binned.object_pixel_size_m)
+    bench.batches.swap(Model(plain.engine, card))
+    for least, counts in ((side_px**2 * 5, (1, 0)), (side_px**2 * 5 + 1, (1, 1))):
+        bench.batches.settings = replace(SETTINGS, min_counts=least)
+        bench.give(least, side_px=side_px)
+        bench.settle()
+        assert (bench.total.published, bench.total.empty) == counts
+
+
 def test_one_bad_frame_costs_its_batch_nothing(bench: Bench) -> None:
     bench.give(1)
     bench.take(NdFrame(2, time.time_ns(), np.full((SIDE_PX, SIDE_PX), np.nan, np.float32), {"ScanId": "a"}))
