@@ -69,9 +69,9 @@ class Stitcher:
 
     Pixel [n // 2, n // 2] of a prediction lies at its position. weight (n, n), not negative: the probe's intensity.
     The prediction is interpolated (bilinearly) onto the map's grid, whose pixels lie at whole multiples of
-    pixel_size_m; the weight likewise, at the nearest quarter of a pixel. Mean and spread are updated in place (West,
-    Comm. ACM 22, 532 (1979)), so that the spread does not drown in the rounding of a difference of large sums. Costs
-    depend on n only, but for the occasional doubling of the map's memory. The map's sides are at most max_canvas_px.
+    pixel_size_m, and so is the weight. Mean and spread are updated in place (West, Comm. ACM 22, 532 (1979)), so that
+    the spread does not drown in the rounding of a difference of large sums. Costs depend on n only, but for the
+    occasional doubling of the map's memory. The map's sides are at most max_canvas_px.
 
     With align_offsets, a constant c is taken from each prediction x before it is added. c minimises the squared
     difference to the map m on the overlap, sum h (x - c - m)^2: c = sum h (x - m) / sum h, with h = w W / (w + W) for
