@@ -1,9 +1,10 @@
 """What leaves the edge: every prediction published in the order of its frame, placed on the map, recorded."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
@@ -22,6 +23,7 @@ from phasing.errors import PhaselineError
 from phasing.stitch import warm_up
 from pvdb import Severity
 
+log = logging.getLogger("phaseline.edge")
 LOOK_S = 0.02
 """How often predictions that wait for a position are looked at while no frame comes."""
 
@@ -68,6 +70,8 @@ class Outlet:
         self.latest_input: NdFrame | None = None
         self.rejected_because = ""
         self.failed: BaseException | None = None
+        self._logged = ""
+        self._ended: Future[None] = Future()
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="edge-outlet", daemon=True)
         self._thread.start()
@@ -82,15 +86,19 @@ class Outlet:
         self._jobs.put(partial(self._through, future, model))
 
     def drain(self, then: Callable[[], None], timeout_s: float) -> bool:
-        """Run `then` in the outlet's thread when all batches before are through; whether it ran in time."""
-        ran = threading.Event()
+        """Run `then` in the outlet's thread when all batches before are through; whether it ran in time.
+
+        Where that thread has ended nothing runs, nor is anything waited for.
+        """
+        ran: Future[None] = Future()
 
         def job() -> None:
             then()
-            ran.set()
+            ran.set_result(None)
 
         self._jobs.put(job)
-        return ran.wait(timeout_s)
+        wait((ran, self._ended), timeout_s, return_when=FIRST_COMPLETED)
+        return ran.done()
 
     def begin_anew(self) -> None:
         """Forget the map; to be run in the outlet's thread."""
@@ -130,6 +138,8 @@ class Outlet:
         except BaseException as error:
             self.failed = error  # the loop raises it: a stream without its outlet must not look alive
             raise
+        finally:
+            self._ended.set_result(None)
 
     def _through(self, future: "Future[list[Outcome]]", model: Model) -> None:
         """Publish a whole batch first: nobody who looks at a prediction waits for the map."""
@@ -150,22 +160,33 @@ class Outlet:
                 pending.frame.unique_id, pending.frame.time_ns, outcome.counts, pending.frame.attributes, "counts"
             )
         if outcome.phase_rad is not None:
-            return self._send(pending, outcome.phase_rad, card)
+            try:
+                placement = self._send(pending, outcome.phase_rad, card)
+            except Exception as error:  # noqa: BLE001 whatever a frame brings along costs no frame after it
+                self.latest_input = None
+                self.reject(pending.scan, f"frame {pending.frame.unique_id} is not published: {self._told(error)}")
+                return None
+            return self._sent(pending, outcome.phase_rad, card, placement)
         if outcome.reason:
             self.reject(pending.scan, f"frame {pending.frame.unique_id}: {outcome.reason}")
         else:
             self._account.count(pending.scan, "empty")
         return None
 
-    def _send(
-        self, pending: Pending, phase_rad: FloatArray, card: ModelCard
-    ) -> tuple[Placeable, Position | None] | None:
+    def _send(self, pending: Pending, phase_rad: FloatArray, card: ModelCard) -> Placement:
+        """Publish a prediction with its position, as far as that is known now."""
         if self._newest is not pending.scan:
             self._newest = pending.scan
             if self.live is not None:
                 self._former, self.live = self.live, None
         placement = self._positions.find(pending.frame)
         self._publish(prediction(pending, phase_rad, card, placement))
+        return placement
+
+    def _sent(
+        self, pending: Pending, phase_rad: FloatArray, card: ModelCard, placement: Placement
+    ) -> tuple[Placeable, Position | None] | None:
+        """Count what is published, and have it wait for its position if that may still come."""
         self._account.published(pending.scan, pending.frame, pending.arrival_ns)
         if pending.mismatch:
             self._account.count(pending.scan, "mismatched")
@@ -175,6 +196,16 @@ class Outlet:
         frame = replace(pending.frame, array=_NO_PIXELS)
         self._waiting.add(Placeable(replace(pending, frame=frame), phase_rad, card), frame, monotonic())
         return None
+
+    def _told(self, error: Exception) -> str:
+        """An error in words; one that nobody foresaw is logged, but not the same for every frame."""
+        if isinstance(error, PhaselineError):
+            return str(error)
+        text = f"{type(error).__name__}: {error}"
+        if text != self._logged:
+            self._logged = text
+            log.error("a frame cannot be published or placed", exc_info=error)
+        return text
 
     def _place_waiting(self) -> None:
         for placeable, position_m in self._waiting.ready(self._positions, monotonic()):
@@ -189,12 +220,11 @@ class Outlet:
             return
         if pending.mismatch:  # it may not spoil the map of those that are right
             return
-        live = self._map_of(pending.scan, card)
         try:
-            live.add(placeable.phase_rad, position_m)
-        except PhaselineError as error:
+            self._map_of(pending.scan, card).add(placeable.phase_rad, position_m)
+        except Exception as error:  # noqa: BLE001 as where it is published; it counts as published already
             self._account.count(pending.scan, "unplaced")
-            self._note(Note(f"frame {pending.frame.unique_id} is not stitched: {error}", Severity.MINOR))
+            self._note(Note(f"frame {pending.frame.unique_id} is not stitched: {self._told(error)}", Severity.MINOR))
 
     def _map_of(self, scan: Scan, card: ModelCard) -> LiveMap:
         """The scan's map; another scan, pixel or patch begins a new one.

@@ -235,7 +235,7 @@ class EdgeStream:
         else:
             former = self._batches.swap(result)
             engine = result.engine
-            self._tell(Swapped(kept, engine.name, engine.difference_rad, getattr(engine, "remark", "")))
+            self._tell(Swapped(kept, engine.name, engine.difference_rad, engine.remark))
             if former is not None:
                 self._warmer.retire(former)
 

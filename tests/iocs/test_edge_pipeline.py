@@ -16,12 +16,13 @@ from iocs.config import EdgeSection
 from iocs.edge_accounting import Account
 from iocs.edge_batches import NEXT_BATCHES, Batcher, Model
 from iocs.edge_intake import Intake
+from iocs.edge_maps import LiveMap
 from iocs.edge_messages import Counters, Mark, Note, ScanState, Settings, StreamConfig
 from iocs.edge_models import Announcement, KeptModel
 from iocs.edge_outlet import Outlet
 from iocs.edge_scans import ScanWatch
 from iocs.edge_trial import Candidate, build
-from iocs.stream import NdFrame
+from iocs.stream import NdFrame, encode
 from phasing.engines import EngineOptions
 from phasing.errors import ModelError
 from phasing.stitch import StitchedMap
@@ -115,7 +116,7 @@ class Bench:
         self.outlet = Outlet(
             self.config,
             self.account,
-            publish=self.published.append,
+            publish=self.publish,
             done=lambda: self.batches.done(),
             note=self.notes.append,
         )
@@ -132,6 +133,10 @@ class Bench:
     def close(self) -> None:
         self.batches.flush()
         self.outlet.close(PATIENCE_S)
+
+    def publish(self, frame: NdFrame) -> None:
+        encode(frame)
+        self.published.append(frame)
 
     def take(self, frame: NdFrame) -> None:
         card = None if self.batches.model is None else self.batches.model.card
@@ -495,6 +500,54 @@ def test_predictions_without_a_position_are_published_but_not_stitched(bench: Be
     assert bench.ids == [1]
     assert bench.total.unplaced == 1
     assert bench.stitched is None
+
+
+def test_a_frame_that_cannot_be_published_is_rejected_and_those_after_it_are_published(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.give(1, 2)
+    bench.give(3, Pulse=2**64)
+    bench.give(4)
+    array = np.full((SIDE_PX, SIDE_PX), 5, np.uint16)
+    bench.take(NdFrame(5, 10**28, array, {"ScanId": "a"}))
+    bench.settle()
+    assert bench.ids == [1, 2, 4]
+    c = bench.total
+    assert (c.received, c.published, c.rejected, c.unplaced) == (5, 3, 2, 0)
+    assert bench.scan == c
+    assert "attribute Pulse" in bench.notes[0].text and "frame 5 is not published: OverflowError" in bench.notes[1].text
+    assert {note.severity for note in bench.notes} == {Severity.MAJOR}
+    assert [record.exc_info is not None for record in caplog.records] == [True], "what was not foreseen is logged"
+
+
+def test_a_prediction_that_cannot_be_placed_is_published_and_unplaced(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("odd")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LiveMap, "add", fail)
+        bench.give(1, 2)
+        bench.settle()
+    bench.give(3)
+    bench.settle()
+    c = bench.total
+    assert (bench.ids, c.published, c.rejected, c.unplaced) == ([1, 2, 3], 3, 0, 2)
+    assert bench.notes[0] == Note("frame 1 is not stitched: ZeroDivisionError: odd", Severity.MINOR)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_an_outlet_that_has_ended(bench: Bench) -> None:
+    def fail() -> None:
+        raise SystemError("lost")
+
+    began_s = time.monotonic()
+    assert not bench.outlet.drain(fail, PATIENCE_S)
+    assert not bench.outlet.drain(lambda: None, PATIENCE_S)
+    bench.outlet.close(PATIENCE_S)
+    assert time.monotonic() - began_s < PATIENCE_S / 2
+    assert isinstance(bench.outlet.failed, SystemError)
 
 
 def test_a_swap_falls_between_two_frames_and_loses_none(bench: Bench, tmp_path: Path) -> None:
