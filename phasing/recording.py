@@ -302,11 +302,13 @@ class RecordingWriter:
             self._num_in_block = 0
 
     def _write_rows(self) -> None:
-        rows, self._rows = self._rows, []
-        if rows:
+        """Write the columns of what is written; rows that fail stay, so that no prediction is without its id."""
+        first = self._num_written - len(self._rows)
+        if self._rows:
             with self._named():
-                for (name, dtype, _, _), values in zip(_COLUMNS, zip(*rows, strict=True), strict=True):
-                    self._extend(f"{DATA}/{name}", self._num_written - len(rows), np.array(values, dtype))
+                for (name, dtype, _, _), values in zip(_COLUMNS, zip(*self._rows, strict=True), strict=True):
+                    self._extend(f"{DATA}/{name}", first, np.array(values, dtype))
+            self._rows = []
 
     def _extend(self, path: str, first: int, rows: NDArray[Any]) -> None:
         dataset = self._file[path]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -178,6 +179,26 @@ def test_a_recording_that_is_given_up_stays_as_it_was_flushed(tmp_path: Path, ro
     writer.abandon()
     check(part_path(writer.path), written[: writer.num_flushed])
     assert not writer.path.exists()
+
+
+def test_rows_that_could_not_be_written_are_written_by_the_next_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, extend = predictions(5, 8), RecordingWriter._extend
+    writer = RecordingWriter(tmp_path / "a.h5", "s", 8)
+    for prediction in written:
+        writer.append(prediction)
+
+    def fail(writer: RecordingWriter, path: str, *rest: Any) -> None:
+        if path.endswith("model_version"):
+            raise OSError("not now")
+        extend(writer, path, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(ScanFileError, match="not now"):
+        patched.setattr(RecordingWriter, "_extend", fail)
+        writer.flush()
+    assert (writer.num_frames, writer.num_flushed) == (5, 0)
+    check(writer.close(), written)
 
 
 KILLED = """
