@@ -17,18 +17,17 @@ from iocs.edge_maps import LiveMap
 from iocs.edge_messages import Note, StreamConfig
 from iocs.edge_positions import Placement, Waiting, open_positions
 from iocs.edge_recorder import Recorded, Recorder
+from iocs.edge_recordings import Recordings
 from iocs.stream import Attribute, NdFrame
 from phasing.card import ModelCard
 from phasing.errors import PhaselineError
-from phasing.stitch import warm_up
+from phasing.recording import LatePosition, Position
+from phasing.stitch import StitchedMap, warm_up
 from pvdb import Severity
 
 log = logging.getLogger("phaseline.edge")
 LOOK_S = 0.02
 """How often predictions that wait for a position are looked at while no frame comes."""
-
-
-Position = tuple[float, float]
 _NO_PIXELS = np.zeros((0, 0), np.uint8)
 
 
@@ -39,6 +38,8 @@ class Placeable:
     pending: Pending
     phase_rad: FloatArray
     card: ModelCard
+    late: LatePosition | None = None
+    """Gets the position, where the prediction is recorded and waits for it."""
 
 
 class Outlet:
@@ -61,8 +62,8 @@ class Outlet:
         self.recorder = Recorder(
             config.recordings, quota_bytes=int(record.quota_gb * 1e9), queue_frames=record.queue_frames, note=note
         )
+        self._recordings = Recordings(self.recorder, self._last_map)
         self._edge = config.edge
-        self._recorded: Scan | None = None
         self.record = False
         self._newest: Scan | None = None
         self._former: LiveMap | None = None
@@ -101,10 +102,10 @@ class Outlet:
         return ran.done()
 
     def begin_anew(self) -> None:
-        """Forget the map; to be run in the outlet's thread."""
+        """Forget the map and end the recordings; to be run in the outlet's thread."""
+        self._end_recordings()
         for waiting in self._waiting.give_up():
             self._account.count(waiting.pending.scan, "unplaced")
-        self._end_recording()
         self.live = self._former = None
 
     def close(self, timeout_s: float) -> None:
@@ -125,14 +126,14 @@ class Outlet:
             warm_up()
             while True:
                 if not self.record:
-                    self._end_recording()
+                    self._end_recordings()
                 try:
                     job = self._jobs.get(timeout=LOOK_S)
                 except queue.Empty:
                     self._place_waiting()
                     continue
                 if job is None:
-                    self._end_recording()
+                    self._end_recordings()
                     return
                 job()
         except BaseException as error:
@@ -144,10 +145,14 @@ class Outlet:
     def _through(self, future: "Future[list[Outcome]]", model: Model) -> None:
         """Publish a whole batch first: nobody who looks at a prediction waits for the map."""
         try:
-            published = [self._handle(outcome, model.card) for outcome in future.result()]
-            for one in published:
+            published: list[tuple[Placeable, Position | None]] = []
+            for outcome in future.result():
+                if outcome.pending.scan is not self._newest:  # the scan before is placed before its map is put aside
+                    self._place_all(published)
+                one = self._handle(outcome, model.card)
                 if one is not None:
-                    self._place(*one)
+                    published.append(one)
+            self._place_all(published)
         finally:
             self._done()
         self._place_waiting()
@@ -177,6 +182,7 @@ class Outlet:
         """Publish a prediction with its position, as far as that is known now."""
         if self._newest is not pending.scan:
             self._newest = pending.scan
+            self._recordings.end_former()  # while its map is there
             if self.live is not None:
                 self._former, self.live = self.live, None
         placement = self._positions.find(pending.frame)
@@ -186,15 +192,18 @@ class Outlet:
     def _sent(
         self, pending: Pending, phase_rad: FloatArray, card: ModelCard, placement: Placement
     ) -> tuple[Placeable, Position | None] | None:
-        """Count what is published, and have it wait for its position if that may still come."""
+        """Count and record what is published, and have it wait for its position if that may still come."""
         self._account.published(pending.scan, pending.frame, pending.arrival_ns)
         if pending.mismatch:
             self._account.count(pending.scan, "mismatched")
+        late: LatePosition | None = None if placement.final or not self.record else Future()
+        if self.record:
+            self._recordings.add(pending.scan, recorded(pending, phase_rad, card, late or placement.position_m))
         if placement.final:
             return Placeable(pending, phase_rad, card), placement.position_m
         # What waits for its position keeps nothing of the frame's memory: two thousand frames are a gigabyte.
         frame = replace(pending.frame, array=_NO_PIXELS)
-        self._waiting.add(Placeable(replace(pending, frame=frame), phase_rad, card), frame, monotonic())
+        self._waiting.add(Placeable(replace(pending, frame=frame), phase_rad, card, late), frame, monotonic())
         return None
 
     def _told(self, error: Exception) -> str:
@@ -207,14 +216,24 @@ class Outlet:
             log.error("a frame cannot be published or placed", exc_info=error)
         return text
 
-    def _place_waiting(self) -> None:
-        for placeable, position_m in self._waiting.ready(self._positions, monotonic()):
+    def _place_all(self, published: list[tuple[Placeable, Position | None]]) -> None:
+        for placeable, position_m in published:
             self._place(placeable, position_m)
+        published.clear()
+
+    def _place_waiting(self, *, at_once: bool = False) -> None:
+        """Place what has its position by now or has waited for long enough; `at_once`: look at all of it."""
+        for placeable, position_m in self._waiting.ready(self._positions, monotonic(), at_once=at_once):
+            if placeable.late is not None:
+                placeable.late.set_result(position_m)
+            self._place(placeable, position_m)
+        former = self._recordings.former
+        if former is not None and all(placeable.pending.scan is not former for placeable in self._waiting):
+            self._recordings.end_former()
 
     def _place(self, placeable: Placeable, position_m: Position | None) -> None:
-        """Put a prediction on its scan's map and into the recording; one without a position is counted."""
+        """Put a prediction on its scan's map; one without a position is counted."""
         pending, card = placeable.pending, placeable.card
-        self._record(placeable, position_m)
         if position_m is None:
             self._account.count(pending.scan, "unplaced")
             return
@@ -241,38 +260,29 @@ class Outlet:
             self._former = made
         return made
 
-    def _record(self, placeable: Placeable, position_m: Position | None) -> None:
-        pending = placeable.pending
-        if not self.record:
-            return
-        if self._recorded is not pending.scan:
-            self._record_last_map()
-            self._recorded = pending.scan
-            self.recorder.begin(pending.scan.scan_id, "")
-        self.recorder.add(
-            Recorded(
-                unique_id=pending.frame.unique_id,
-                time_ns=pending.frame.time_ns,
-                phase_rad=placeable.phase_rad,
-                position_m=position_m,
-                model_version=placeable.card.version,
-                mismatch=bool(pending.mismatch),
-            )
-        )
+    def _end_recordings(self) -> None:
+        """Have the files of what is recorded finished, with the positions that are known by now."""
+        if self._recordings.are_open:
+            self._place_waiting(at_once=True)
+            self._recordings.end()
 
-    def _end_recording(self) -> None:
-        """Have the file of the recording finished, if there is one."""
-        if self._recorded is not None:
-            self._record_last_map()
-            self._recorded = None
-            self.recorder.end()
+    def _last_map(self, scan: Scan) -> StitchedMap | None:
+        """The map of a scan as it is now; None if it has none."""
+        return next((one.map() for one in (self.live, self._former) if one is not None and one.scan is scan), None)
 
-    def _record_last_map(self) -> None:
-        """Record the map as it is in the end: the one published last may lack the latest predictions."""
-        for live in (self.live, self._former):
-            if live is not None and live.scan is self._recorded and (stitched := live.map()) is not None:
-                self.recorder.add_map(stitched)
-                return
+
+def recorded(
+    pending: Pending, phase_rad: FloatArray, card: ModelCard, position_m: Position | LatePosition | None
+) -> Recorded:
+    """What is recorded of a prediction."""
+    return Recorded(
+        unique_id=pending.frame.unique_id,
+        time_ns=pending.frame.time_ns,
+        phase_rad=phase_rad,
+        position_m=position_m,
+        model_version=card.version,
+        mismatch=bool(pending.mismatch),
+    )
 
 
 def prediction(pending: Pending, phase_rad: FloatArray, card: ModelCard, placement: Placement) -> NdFrame:

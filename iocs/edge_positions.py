@@ -1,7 +1,7 @@
 """Where the edge's frames lie on the sample: from their attributes, from a file, or from samples that stream beside."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from time import perf_counter
@@ -71,20 +71,27 @@ class Waiting(Generic[Payload]):
     def __len__(self) -> int:
         return len(self._waits)
 
+    def __iter__(self) -> Iterator[Payload]:
+        """What waits, oldest first."""
+        return (one.payload for one in self._waits)
+
     def add(self, payload: Payload, frame: NdFrame, now_s: float) -> None:
         """Let `payload` wait for the position of `frame`; `ready` is to be called after it."""
         self._waits.append(_Waits(payload, frame, now_s))
 
-    def ready(self, source: PositionSource, now_s: float) -> list[tuple[Payload, tuple[float, float] | None]]:
+    def ready(
+        self, source: PositionSource, now_s: float, *, at_once: bool = False
+    ) -> list[tuple[Payload, tuple[float, float] | None]]:
         """What need not wait any longer, in the order it was added: with its position, or None when it is given up.
 
-        Something that gets its position overtakes what still waits. All are looked at a few times a second at least.
+        Something that gets its position overtakes what still waits. However often this is called, all are looked at
+        only so often that it takes a twentieth of the time; `at_once` looks now.
         """
         done: list[tuple[Payload, tuple[float, float] | None]] = []
         while len(self._waits) > self._most:
             oldest = self._waits.popleft()
             done.append((oldest.payload, source.find(oldest.frame).position_m))
-        if not self._waits or now_s < self._next_look_s:
+        if not self._waits or (now_s < self._next_look_s and not at_once):
             return done
         began_s = perf_counter()
         waits, self._waits = self._waits, deque()

@@ -11,7 +11,8 @@ import fcntl
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import PathLike
@@ -25,7 +26,7 @@ from numpy.typing import DTypeLike, NDArray
 from phasing import scanlayout
 from phasing.errors import DiskRefused, ScanFileError
 from phasing.files import appear, fsync
-from phasing.heldfile import HeldFile
+from phasing.recordingdisk import CHUNK_BYTES, RecordingDisk
 from phasing.scanwriter import part_path
 from phasing.stitch import StitchedMap
 
@@ -34,7 +35,7 @@ MARK = "phaseline_recording"
 DATA = "/entry_1/data_1"
 MAP = "/entry_1/map_1"
 
-_PHASE = f"{DATA}/phase_rad"
+_PHASE, _POSITION = f"{DATA}/phase_rad", f"{DATA}/position_m"
 _MAP_LAYERS = (f"{MAP}/phase_rad", f"{MAP}/weight")
 _MAP_ORIGIN, _MAP_PIXEL = f"{MAP}/origin_m", f"{MAP}/pixel_size_m"
 _COLUMNS: tuple[tuple[str, DTypeLike, tuple[int, ...], dict[str, str]], ...] = (
@@ -44,9 +45,9 @@ _COLUMNS: tuple[tuple[str, DTypeLike, tuple[int, ...], dict[str, str]], ...] = (
     ("model_version", np.int64, (), {}),
     ("mismatch", np.bool_, (), {"meaning": "the frame's geometry is not the model's"}),
 )
-_CHUNK_BYTES = 2**20
 _COLUMN_CHUNK_ROWS = 1024
 _MAP_CHUNK_PX = 256
+_NOWHERE_M = (math.nan, math.nan)
 EMPTY_BYTES = 2**17
 """More than a recording without predictions and map takes."""
 _INDEX_BYTES = 2**19
@@ -56,18 +57,22 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DAMAGED = (OSError, RuntimeError, KeyError, ValueError)
 
 
+Position = tuple[float, float]
+LatePosition = Future[Position | None]
+
+
 @dataclass(frozen=True, eq=False)
 class Recorded:
     """One prediction to record: phase_rad (n, n) float32, position_m (y, x) or None, and the model that made it.
 
-    time_ns is the frame's, Unix; mismatch says that the frame's geometry is not the model's. The array must not be
-    changed afterwards.
+    A position that is not known yet is a future of it. time_ns is the frame's, Unix; mismatch says that the frame's
+    geometry is not the model's. The array must not be changed afterwards.
     """
 
     unique_id: int
     time_ns: int
     phase_rad: NDArray[np.float32]
-    position_m: tuple[float, float] | None
+    position_m: Position | LatePosition | None
     model_version: int
     mismatch: bool
 
@@ -161,12 +166,13 @@ class RecordingWriter:
         for taken in (path, part_path(path)):
             if taken.exists():
                 raise ScanFileError(f"{taken}: exists already")
-        self._chunk_frames = max(1, _CHUNK_BYTES // (4 * frame_px**2))
+        self._chunk_frames = max(1, CHUNK_BYTES // (4 * frame_px**2))
         self._block = np.empty((self._chunk_frames, frame_px, frame_px), np.float32)
         self._num_in_block = self._num_written = self._num_flushed = 0
         self._rows: list[tuple[object, ...]] = []
+        self._late: list[tuple[int, LatePosition]] = []
         with self._named():
-            self._disk = _RecordingDisk(part_path(path))
+            self._disk = RecordingDisk(part_path(path))
             # No chunk cache: predictions go straight to the disk, and a flush writes little but indexes.
             self._file = h5py.File(self._disk, "w", rdcc_nbytes=0)
         try:
@@ -189,6 +195,11 @@ class RecordingWriter:
         return self._num_flushed
 
     @property
+    def is_flushed(self) -> bool:
+        """Whether NAME.part holds every prediction, with its position if that has come."""
+        return self._num_flushed == self.num_frames and not any(late.done() for _, late in self._late)
+
+    @property
     def size_bytes(self) -> int:
         """How large the file is."""
         return self._disk.size_bytes
@@ -202,13 +213,20 @@ class RecordingWriter:
         return EMPTY_BYTES + frames_bytes + max(map_bytes, self._map_bytes())
 
     def append(self, prediction: Recorded) -> None:
-        """Add one prediction, by copy; DiskRefused when the disk has not taken those before: then it is not added."""
+        """Add one prediction, by copy; DiskRefused when the disk has not taken those before: then it is not added.
+
+        A position that is still to come is NaN until the first flush after it has; it counts if that is before the end.
+        """
         if prediction.phase_rad.shape != self._block.shape[1:]:
             raise ScanFileError(f"{self.path}: {prediction.phase_rad.shape} does not fit {self._block.shape[1:]}")
         self._settle()
+        position_m = prediction.position_m
+        if isinstance(position_m, Future):
+            self._late.append((self.num_frames, position_m))
+            position_m = None
         self._block[self._num_in_block] = prediction.phase_rad
         self._num_in_block += 1
-        position_m = prediction.position_m or (math.nan, math.nan)
+        position_m = position_m or _NOWHERE_M
         self._rows.append(
             (prediction.unique_id, prediction.time_ns, position_m, prediction.model_version, prediction.mismatch)
         )
@@ -228,9 +246,13 @@ class RecordingWriter:
             self._file[_MAP_PIXEL][...] = stitched.pixel_size_m
 
     def flush(self) -> None:
-        """Hand all so far to the operating system; DiskRefused leaves NAME.part as it was after the flush before."""
+        """Hand all so far to the operating system; DiskRefused leaves NAME.part as after the flush before.
+
+        Positions that have come since may be in it all the same.
+        """
         self._write_block()
         self._write_rows()
+        self._write_late_positions()
         self._settle()
         self._reserve()
         with self._named():
@@ -310,6 +332,19 @@ class RecordingWriter:
                     self._extend(f"{DATA}/{name}", first, np.array(values, dtype))
             self._rows = []
 
+    def _write_late_positions(self) -> None:
+        """Write positions that have come since, in one stretch: the rows of those that wait lie close together."""
+        known = [late.done() for _, late in self._late]  # asked once, as they come in another thread
+        came = [(row, late.result()) for (row, late), is_known in zip(self._late, known, strict=True) if is_known]
+        if came:
+            first, last = came[0][0], came[-1][0]
+            with self._named():
+                positions_m = self._file[_POSITION][first : last + 1]
+                for row, position_m in came:
+                    positions_m[row - first] = position_m or _NOWHERE_M
+                self._file[_POSITION][first : last + 1] = positions_m
+            self._late = [one for one, is_known in zip(self._late, known, strict=True) if not is_known]
+
     def _extend(self, path: str, first: int, rows: NDArray[Any]) -> None:
         dataset = self._file[path]
         dataset.resize(first + len(rows), axis=0)
@@ -338,42 +373,6 @@ class RecordingWriter:
         except (OSError, RuntimeError, ValueError, OverflowError) as error:
             full = isinstance(error, OSError) and error.errno in _FULL
             raise (DiskRefused if full else ScanFileError)(f"{self.path}: cannot be written: {error}") from error
-
-
-class _RecordingDisk(HeldFile):
-    """A held file that is locked while its writer lives, has room reserved for a flush, and can be left as it is."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._diverted = False
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)  # shared: who reads the file locks it so too
-
-    @property
-    def size_bytes(self) -> int:
-        return self._size
-
-    def reserve(self, num_bytes: int) -> None:
-        """Have the file system set aside room around the end of the file, so that it cannot refuse half a flush."""
-        start = max(0, self._size - _CHUNK_BYTES)
-        os.posix_fallocate(self._descriptor, start, self._size + num_bytes - start)
-
-    def write_back(self) -> None:
-        """Have the disk begin with what the operating system still holds, so that no fsync waits long."""
-        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def divert(self) -> None:
-        """From now on keep everything written from the disk."""
-        self._diverted = True
-
-    def truncate(self, size: int | None = None) -> int:
-        if self._diverted:
-            self._size = self._position if size is None else size
-            return self._size
-        return super().truncate(size)
-
-    def _taken(self, view: memoryview) -> bool:
-        return not self._diverted and super()._taken(view)
 
 
 def _map_bytes(shape: tuple[int, ...]) -> int:

@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from iocs import edge_recorder
 from iocs.edge_messages import Note, RecordState
 from iocs.edge_recorder import Recorded, Recorder
 from phasing.errors import ScanFileError
-from phasing.recording import Recording, RecordingWriter, read_recording
+from phasing.recording import LatePosition, Recording, RecordingWriter, read_recording
 from phasing.stitch import StitchedMap
 from pvdb import Severity
 
@@ -94,6 +96,17 @@ def eventually(recorder: Recorder, holds: Callable[[RecordState], bool]) -> Reco
     return state
 
 
+def _until(holds: Callable[[], bool]) -> None:
+    """Wait for what shows in a file that is being written."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        with suppress(ScanFileError):  # between two writes of a flush
+            if holds():
+                return
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
 def recordings(folder: Path) -> list[Recording]:
     return [read_recording(path) for path in sorted(folder.glob("*.h5"))]
 
@@ -133,7 +146,7 @@ def test_a_scan_is_a_file(tmp_path: Path, notes: Notes) -> None:
             for number in numbers:
                 made.add(prediction(number))
                 made.add_map(stitched_map(float(number)))
-        made.end()
+            made.end()
         made.add(prediction(9))
         made.add_map(stitched_map(9.0))
         state = eventually(made, lambda state: not state.recording)
@@ -145,6 +158,62 @@ def test_a_scan_is_a_file(tmp_path: Path, notes: Notes) -> None:
     used = sum(path.stat().st_size for path in folder.iterdir())
     assert state == RecordState(False, str(found[-1].path), 7, 0, used, "")
     assert notes.all() == []
+
+
+def test_scans_are_recorded_side_by_side_each_in_its_own_file(tmp_path: Path, notes: Notes) -> None:
+    with recorder(tmp_path, notes) as made:
+        former = made.begin("former", "")
+        for number in range(100):
+            made.add(prediction(number))
+        latter = made.begin("latter", "")
+        for number in range(100, 400):
+            made.add(prediction(number), latter if number % 3 else former)
+        made.add_map(stitched_map(1.0), former)
+        made.add_map(stitched_map(2.0))
+        made.end(former)
+        made.add(prediction(400), former)
+        made.add(prediction(401))
+        assert made.state().recording
+        made.end()
+        assert eventually(made, lambda state: not state.recording).frames == 201
+    found = {one.scan_id: one for one in recordings(tmp_path)}
+    assert ids(found["former"]) == [*range(100), *range(102, 400, 3)]
+    assert ids(found["latter"]) == [*(n for n in range(100, 400) if n % 3), 401]
+    assert [one.stitched.origin_m[0] for one in found.values() if one.stitched] == [1.0, 2.0]
+    assert notes.all() == []
+
+
+def test_open_recordings_share_the_quota(tmp_path: Path, notes: Notes) -> None:
+    quota_bytes = 100 * FRAME_BYTES
+    with recorder(tmp_path, notes, quota_bytes=quota_bytes) as made:
+        for scan in ("a", "b"):
+            made.begin(scan, "")
+            for number in range(60):
+                made.add(prediction(number))
+        notes.wait("scan b is recorded no further", Severity.MAJOR)
+        assert made.state().used_bytes <= quota_bytes
+    assert [(one.scan_id, one.num_frames < 60) for one in recordings(tmp_path)] == [("a", False), ("b", True)]
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_position_that_comes_late_is_recorded(
+    tmp_path: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch, flushed: bool
+) -> None:
+    monkeypatch.setattr(edge_recorder, "FLUSH_PERIOD_S", 0.0 if flushed else 1000.0)
+    late: list[LatePosition] = [Future() for _ in range(3)]
+    with recorder(tmp_path, notes) as made:
+        made.begin("a", "")
+        for number, position_m in enumerate(late):
+            made.add(replace(prediction(number), position_m=position_m))
+        eventually(made, lambda state: state.frames == 3)
+        late[2].set_result((1.0, 2.0))
+        if flushed:
+            (part,) = tmp_path.iterdir()
+            _until(lambda: read_recording(part).position_m[2:, 1].tolist() == [2.0])
+        late[0].set_result((3.0, 4.0))
+        made.end()
+    (found,) = recordings(tmp_path)
+    np.testing.assert_array_equal(found.position_m, [(3.0, 4.0), (np.nan, np.nan), (1.0, 2.0)])
 
 
 def test_another_frame_size_is_another_file(tmp_path: Path, notes: Notes) -> None:
@@ -169,6 +238,7 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path, notes: Notes, monkeypatch
             for number in range(1, 31):
                 made.add(prediction(number))
             assert made.state().dropped == 20
+            made.end()
             made.begin("b", "")
             made.add(prediction(31))
             made.end()
@@ -314,6 +384,7 @@ def test_a_folder_that_cannot_be_is_said_and_tried_again(tmp_path: Path, notes: 
         notes.wait("scan a is recorded no further", Severity.MAJOR)
         state = made.state()
         assert not state.recording and "Not a directory" in state.waiting_for_disk
+        made.end()
         (tmp_path / "file").unlink()
         made.begin("b", "")
         made.add(prediction(1))
@@ -331,6 +402,7 @@ def test_a_part_that_somebody_deletes_is_said(tmp_path: Path, notes: Notes) -> N
         eventually(made, lambda state: state.frames == 5)
         (part,) = tmp_path.iterdir()
         part.unlink()
+        made.end()
         made.begin("b", "")
         notes.wait("5 of 5 frames of scan a are not recorded", Severity.MAJOR)
         made.add(prediction(1))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,15 @@ import numpy as np
 import pytest
 
 from phasing.errors import DiskRefused, ScanFileError
-from phasing.recording import EMPTY_BYTES, Recorded, RecordingWriter, is_being_written, is_recording, read_recording
+from phasing.recording import (
+    EMPTY_BYTES,
+    LatePosition,
+    Recorded,
+    RecordingWriter,
+    is_being_written,
+    is_recording,
+    read_recording,
+)
 from phasing.recordingfolder import QuotaExceeded, RecordingFolder
 from phasing.scanwriter import part_path
 from phasing.stitch import StitchedMap
@@ -59,7 +68,7 @@ def check(path: Path, written: list[Recorded]) -> None:
     assert found.time_ns.tolist() == [one.time_ns for one in written]
     assert found.model_version.tolist() == [one.model_version for one in written]
     assert found.mismatch.tolist() == [one.mismatch for one in written]
-    positions = [one.position_m or (math.nan, math.nan) for one in written]
+    positions = [one.position_m or (math.nan, math.nan) for one in written]  # of no test here are they still to come
     np.testing.assert_array_equal(found.position_m, np.reshape(positions, (-1, 2)))
     if written:
         np.testing.assert_array_equal(found.phase_rad(), [one.phase_rad for one in written])
@@ -179,6 +188,29 @@ def test_a_recording_that_is_given_up_stays_as_it_was_flushed(tmp_path: Path, ro
     writer.abandon()
     check(part_path(writer.path), written[: writer.num_flushed])
     assert not writer.path.exists()
+
+
+def test_positions_that_come_later_are_filled_in_until_the_end(tmp_path: Path) -> None:
+    written = predictions(60)
+    late: dict[int, LatePosition] = {row: Future() for row in (0, 7, 20, 21, 40, 59)}
+    writer = RecordingWriter(tmp_path / "a.h5", "s", 128)
+    for row, prediction in enumerate(written):
+        writer.append(replace(prediction, position_m=late.get(row, prediction.position_m)))
+    late[7].set_result(written[7].position_m)
+    assert not writer.is_flushed
+    writer.flush()
+    assert writer.is_flushed
+    place = dict.fromkeys(late, None) | {7: written[7].position_m}
+    placed = [replace(one, position_m=place.get(row, one.position_m)) for row, one in enumerate(written)]
+    check(part_path(writer.path), placed)
+    for row in (0, 21, 59):
+        late[row].set_result((1.0, float(row)))
+        place[row] = (1.0, float(row))
+    late[40].set_result(None)
+    assert not writer.is_flushed
+    path = writer.close()
+    late[20].set_result((9.0, 9.0))
+    check(path, [replace(one, position_m=place.get(row, one.position_m)) for row, one in enumerate(written)])
 
 
 def test_rows_that_could_not_be_written_are_written_by_the_next_flush(

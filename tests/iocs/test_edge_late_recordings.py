@@ -1,0 +1,159 @@
+"""Recordings of predictions whose positions come late, or never: each prediction once, in the file of its scan."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_edge_pipeline import PATIENCE_S, Bench, model
+
+from iocs import edge_outlet
+from iocs.edge_placement import NOT_YET, Placement
+from iocs.stream import NdFrame
+from phasing.recording import Recording, read_recording
+
+
+class Told:
+    """A source that knows a position when it is told."""
+
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+
+    def tell(self, *unique_ids: int) -> None:
+        self._known.update(unique_ids)
+
+    def find(self, frame: NdFrame) -> Placement:
+        return Placement(position_m(frame.unique_id), True) if frame.unique_id in self._known else NOT_YET
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def position_m(unique_id: int) -> tuple[float, float]:
+    return 0.0, unique_id * 1e-7
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Told:
+    told = Told()
+    monkeypatch.setattr(edge_outlet, "open_positions", lambda *_: told)
+    return told
+
+
+@pytest.fixture
+def bench(tmp_path: Path, source: Told) -> Iterator[Bench]:
+    made = Bench(tmp_path, positions={"wait_s": 1000.0})
+    made.batches.swap(model(tmp_path))
+    made.outlet.record = True
+    yield made
+    made.close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what the outlet's or the recorder's thread brings about."""
+    deadline_s, pause = time.monotonic() + PATIENCE_S, threading.Event()
+    while not holds():
+        assert time.monotonic() < deadline_s
+        pause.wait(0.01)
+
+
+def given(bench: Bench, scan_id: str, *unique_ids: int) -> None:
+    bench.give(*unique_ids, scan_id=scan_id)
+    bench.settle()
+
+
+def placed(bench: Bench, source: Told, *unique_ids: int) -> None:
+    """Tell some positions and wait until the predictions are placed."""
+    left = bench.outlet.waiting - len(unique_ids)
+    source.tell(*unique_ids)
+    until(lambda: bench.outlet.waiting == left)
+
+
+def kept(tmp_path: Path) -> list[Recording]:
+    return [read_recording(path) for path in sorted((tmp_path / "recordings").glob("*.h5"))]
+
+
+def rows(recording: Recording) -> tuple[str, dict[int, tuple[float, float] | None]]:
+    """The scan, and the position of each id in the order of the file."""
+    known = [None if np.isnan(y_m) else (y_m, x_m) for y_m, x_m in recording.position_m.tolist()]
+    return recording.scan_id, dict(zip(recording.unique_id.tolist(), known, strict=True))
+
+
+def expected(scan_id: str, unique_ids: range, *known: int) -> tuple[str, dict[int, tuple[float, float] | None]]:
+    return scan_id, {one: position_m(one) if one in known else None for one in unique_ids}
+
+
+def test_late_positions_of_two_scans_fill_in_one_file_each(tmp_path: Path, bench: Bench, source: Told) -> None:
+    given(bench, "a", 1, 2, 3, 4)
+    given(bench, "b", 5, 6, 7, 8)
+    for unique_id in (5, 1, 6, 3, 4, 2):
+        placed(bench, source, unique_id)
+    until(lambda: len(kept(tmp_path)) == 1)
+    given(bench, "b", 9)
+    placed(bench, source, 9)
+    bench.close()
+    a, b = kept(tmp_path)
+    assert rows(a) == expected("a", range(1, 5), 1, 2, 3, 4)
+    assert rows(b) == expected("b", range(5, 10), 5, 6, 9)
+    assert list(rows(b)[1]) == list(range(5, 10)), "in the order of publication"
+    assert a.stitched is not None and b.stitched is not None
+    assert b.stitched.origin_m[1] - a.stitched.origin_m[1] == pytest.approx(4e-7, abs=1e-7)
+
+
+@pytest.mark.parametrize("how", ["reset", "off", "stop"])
+def test_what_still_waits_at_the_end_is_recorded_without_its_position(
+    tmp_path: Path, bench: Bench, source: Told, how: str
+) -> None:
+    given(bench, "a", 1, 2, 3)
+    source.tell(2)
+    if how == "reset":
+        bench.outlet.drain(bench.outlet.begin_anew, PATIENCE_S)
+    elif how == "off":
+        bench.outlet.record = False
+    else:
+        bench.close()
+    until(lambda: not bench.outlet.recorder.state().recording)
+    (a,) = kept(tmp_path)
+    assert rows(a) == expected("a", range(1, 4), 2)
+    assert (bench.outlet.recorder.state().frames, bench.outlet.recorder.state().dropped) == (3, 0)
+
+
+def test_a_position_that_comes_when_recording_goes_on_doubles_nothing(
+    tmp_path: Path, bench: Bench, source: Told
+) -> None:
+    given(bench, "a", 1, 2)
+    bench.outlet.record = False
+    until(lambda: len(kept(tmp_path)) == 1)
+    bench.outlet.record = True
+    given(bench, "a", 3)
+    placed(bench, source, 1, 2, 3)
+    bench.close()
+    assert [rows(one) for one in kept(tmp_path)] == [expected("a", range(1, 3)), expected("a", range(3, 4), 3)]
+    assert bench.outlet.live is not None and bench.outlet.live.added == 3
+
+
+def test_a_third_scan_ends_the_recording_of_the_first(tmp_path: Path, bench: Bench, source: Told) -> None:
+    for first, scan_id in enumerate("abc"):
+        given(bench, scan_id, 10 * first + 1, 10 * first + 2)
+    until(lambda: len(kept(tmp_path)) == 1)
+    placed(bench, source, 1, 11, 21)
+    bench.close()
+    assert [rows(one) for one in kept(tmp_path)] == [
+        expected("a", range(1, 3)), expected("b", range(11, 13), 11), expected("c", range(21, 23), 21)
+    ]  # fmt: skip
+
+
+def test_each_of_several_scans_in_one_batch_has_its_recording_and_map(
+    tmp_path: Path, bench: Bench, source: Told
+) -> None:
+    source.tell(1, 2, 3, 4)
+    for unique_id, scan_id in enumerate("abcd", start=1):
+        bench.give(unique_id, scan_id=scan_id)
+    bench.close()
+    found = kept(tmp_path)
+    assert [rows(one) for one in found] == [
+        expected(scan_id, range(n, n + 1), n) for n, scan_id in enumerate("abcd", 1)
+    ]
+    assert all(one.stitched is not None for one in found)
