@@ -78,8 +78,8 @@ class Frames:
 class Line(Beamline):
     """A beamline with a model that scales counts, and viewers of its streams."""
 
-    def __init__(self, folder: Path, prefix: str, more: str = "") -> None:
-        super().__init__(folder, prefix, more)
+    def __init__(self, folder: Path, prefix: str, more: str = "", *, engine: str = "onnxruntime") -> None:
+        super().__init__(folder, prefix, more, engine=engine)
         try:
             self.client.watch(*WATCHED)
             self.until(lambda: self.client.value(edge.STATE) == "No model", "the edge is up")
@@ -178,9 +178,9 @@ def write_scaling_model(folder: Path, version: int, factor: float = SCALE_RAD) -
 
 
 @contextmanager
-def a_line(folder: Path, more: str = "") -> Iterator[Line]:
+def a_line(folder: Path, more: str = "", *, engine: str = "onnxruntime") -> Iterator[Line]:
     """A started line for a module's tests."""
-    line = Line(folder, f"L{os.getpid()}{folder.name[-6:].replace('_', '').replace('-', '')}:", more)
+    line = Line(folder, f"L{os.getpid()}{folder.name[-6:].replace('_', '').replace('-', '')}:", more, engine=engine)
     try:
         yield line
     finally:

@@ -32,12 +32,12 @@ WATCHED = (
 class Beamline:
     """One edge IOC with what it needs around it."""
 
-    def __init__(self, folder: Path, prefix: str, more: str = "") -> None:
+    def __init__(self, folder: Path, prefix: str, more: str = "", *, engine: str = "onnxruntime") -> None:
         """Start everything; `more` goes into the edge's section of the configuration, sections below it included."""
         self.folder, self.prefix = folder, prefix
         self.stream = f"{prefix}Frames"
-        engine = f'[edge]\nstream = "{self.stream}"\nengine = "onnxruntime"\nthreads = 1\nfetch_timeout_s = 5.0\n'
-        self.config = write_config(folder, prefix, engine + more)
+        section = f'[edge]\nstream = "{self.stream}"\nengine = "{engine}"\nthreads = 1\nfetch_timeout_s = 5.0\n'
+        self.config = write_config(folder, prefix, section + more)
         self.publisher = start_script(HERE / "frame_publisher.py", folder / "publisher.log", self.stream)
         self.models: Process | None = None
         self.edge = start_ioc("edge", self.config)
