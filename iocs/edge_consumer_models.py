@@ -1,13 +1,15 @@
 """The models of one consumer: built in a thread as soon as they are ordered, kept until they serve no more."""
 
+import logging
 import queue
 import threading
 
 from iocs.edge_batches import Model
 from iocs.edge_consumer_child import vital
 from iocs.edge_consumer_orders import Answer, Orders
-from iocs.edge_trial import Candidate, build
-from phasing.errors import PhaselineError
+from iocs.edge_trial import Candidate, build, reason_of
+
+log = logging.getLogger("phaseline.edge")
 
 
 class Models:
@@ -73,18 +75,32 @@ class Models:
         while True:
             job = self._wanted.get()
             if isinstance(job, Model):
-                job.close()
-                continue
-            name, made, reason = str(job.kept.announcement), None, ""
-            try:
-                made = Model(*build(job))
-            except (PhaselineError, OSError, MemoryError) as error:
-                reason = str(error) or type(error).__name__
-            with self._changed:
-                if made is not None and name in self._listed:
-                    self._built[name] = made
-                elif made is not None:
-                    self._wanted.put(made)
-                else:
-                    self._refused[name] = reason
-                self._changed.notify_all()
+                _close(job)
+            else:
+                self._settle(str(job.kept.announcement), _built(job))
+            del job  # it would be held until the next one comes
+
+    def _settle(self, name: str, made: Model | str) -> None:
+        """Keep a model, or the reason why there is none; give back what is not wanted any more."""
+        with self._changed:
+            if isinstance(made, str):
+                self._refused[name] = made
+            elif name in self._listed:
+                self._built[name] = made
+            else:
+                self._wanted.put(made)
+            self._changed.notify_all()
+
+
+def _built(candidate: Candidate) -> Model | str:
+    try:
+        return Model(*build(candidate))
+    except Exception as error:  # noqa: BLE001  (it is the answer, and the next model needs this thread)
+        return reason_of(error)
+
+
+def _close(model: Model) -> None:
+    try:
+        model.close()
+    except Exception:
+        log.exception("model %d does not close", model.card.version)

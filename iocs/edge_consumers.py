@@ -5,10 +5,12 @@ pvapy's mirror in front. The collector puts what the consumers put out into one 
 """
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from iocs.edge_batches import Model
 from iocs.edge_consumer_merged import RemoteEngine
@@ -22,6 +24,8 @@ from phasing.compute import cores_available
 from phasing.engines import EngineOptions
 from phasing.errors import ModelError
 from pvdb import Severity
+
+log = logging.getLogger("phaseline.edge")
 
 LOOK_S, SETTLED_S = 0.1, 1.0
 
@@ -50,6 +54,7 @@ class Consumers:
         self._orders = Orders(0, settings)
         self._live: tuple[Candidate, ...] = ()
         self._closed = False
+        self._failure = ""
         self._tools = tools = Tools(config, channels)
         self._others = [Child("the collector", tools.collector)]
         self._mirror = Child("the mirror", tools.mirror) if tools.mirrored else None
@@ -154,14 +159,26 @@ class Consumers:
                 if self._closed:
                     return
                 orders = self._orders
-            settled = self._keep_alive()
-            settled = self._begin() and settled
+            settled = self._attempt(self._keep_alive)
+            settled = self._attempt(self._begin) and settled
             for consumer in self._consumers:
-                settled = self._talk(consumer, orders) and settled
+                settled = self._attempt(partial(self._talk, consumer, orders)) and settled
             with self._changed:
                 self._changed.notify_all()
                 if orders is self._orders and not self._closed:
                     self._changed.wait(SETTLED_S if settled else LOOK_S)
+
+    def _attempt(self, part: Callable[[], bool]) -> bool:
+        """Do a part of the work; one that fails is told of and done again in a while, for nobody else would do it."""
+        try:
+            return part()
+        except Exception as error:
+            text = f"the consumers are not looked after: {type(error).__name__}: {error}"
+            if text != self._failure:
+                log.exception("the consumers are not looked after")
+            self._failure = text
+            self._note(Note(text, Severity.MAJOR))
+            return True
 
     def _keep_alive(self) -> bool:
         """Say of what has died that it did, and start it again; whether all run."""

@@ -5,6 +5,7 @@ Here it takes none that serves. What was built is kept on disk where the engine 
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,8 @@ from phasing.card import ModelCard
 from phasing.engines import Engine, EngineOptions, build_engine
 from phasing.errors import FrameRejected, ModelError, PhaselineError
 from phasing.frames import prepare
+
+log = logging.getLogger("phaseline.edge")
 
 LOWEST_PRIORITY = 19
 KILL_TIMEOUT_S = 10.0
@@ -49,6 +52,14 @@ def build(candidate: Candidate) -> tuple[Engine, ModelCard]:
     except ValueError as error:
         raise ModelError(f"its card is not JSON: {error}") from error
     return build_engine(onnx, card, candidate.options, _prepared(candidate.recent, card)), card
+
+
+def reason_of(error: Exception) -> str:
+    """Why a model must not go live, in words; an error that no library is known to make is logged as a whole."""
+    if isinstance(error, (PhaselineError, OSError, MemoryError)):
+        return str(error) or type(error).__name__
+    log.error("a model fails in a way that is not foreseen", exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 class Trials:
@@ -124,8 +135,8 @@ def _verdict(candidate: Candidate) -> str:
     try:
         engine, _ = build(candidate)
         engine.close()
-    except (PhaselineError, OSError, MemoryError) as error:
-        return str(error) or type(error).__name__
+    except Exception as error:  # noqa: BLE001  (it is the answer, and the next model is tried by the same process)
+        return reason_of(error)
     return ""
 
 

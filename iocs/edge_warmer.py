@@ -1,5 +1,6 @@
 """Makes the next model ready beside the running one: tried in a process of its own, then built in a thread here."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,13 +13,16 @@ from iocs.config import EdgeSection
 from iocs.edge_batches import Model
 from iocs.edge_messages import LoadModel
 from iocs.edge_models import KeptModel
-from iocs.edge_trial import Candidate, Trials, build
+from iocs.edge_trial import Candidate, Trials, build, reason_of
 from phasing.compute import cores_available
 from phasing.engines import EngineOptions
-from phasing.errors import PhaselineError
+
+log = logging.getLogger("phaseline.edge")
 
 PARALLEL = 4
 """Batches predicted at the same time unless configured: each on threads of its own waits for no other."""
+CLOSE_S = 1.0
+"""How long the end of the thread is waited for: a build cannot be called off, and the process does not stay for it."""
 
 
 def built(candidate: Candidate) -> Model:
@@ -27,7 +31,10 @@ def built(candidate: Candidate) -> Model:
 
 
 class Warmer:
-    """One model at a time on its way to going live; a newer request replaces one that still waits."""
+    """One model at a time on its way to going live; a newer request replaces one that still waits.
+
+    Whatever happens to a model, the thread is there for the next one.
+    """
 
     def __init__(self, edge: EdgeSection, cache: Path, make: Callable[[Candidate], Model] = built) -> None:
         """`cache` is the folder of what engines compile; `make` gets a model ready that has passed its trial."""
@@ -60,12 +67,12 @@ class Warmer:
             return self._ready.pop(0) if self._ready else None
 
     def close(self) -> None:
-        """End a trial that runs, and the thread."""
+        """End a trial that runs, and the thread, unless it is in the middle of a build."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._trials.end()
-        self._thread.join()
+        self._thread.join(CLOSE_S)
 
     def _options(self, batch_size: int) -> EngineOptions:
         edge = self._edge
@@ -99,7 +106,10 @@ class Warmer:
         with self._changed:
             retired, self._retired = self._retired, []
         for model in retired:
-            model.close()
+            try:
+                model.close()
+            except Exception:
+                log.exception("model %d does not close", model.card.version)
 
     def _make_wanted(self) -> None:
         with self._changed:
@@ -119,5 +129,5 @@ class Warmer:
         try:
             reason = "" if proven else self._trials.reason_against(candidate, self._edge.model_timeout_s)
             return reason or self._make(replace(candidate, recent=()))
-        except (PhaselineError, OSError, MemoryError) as error:
-            return str(error) or type(error).__name__
+        except Exception as error:  # noqa: BLE001  (it is the answer, and the next model needs this thread)
+            return reason_of(error)

@@ -1,17 +1,106 @@
 """How consumers hold and swap their models, and how the edge has them do it, without their processes."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from test_edge_pipeline import OPTIONS, SETTINGS, kept
+from test_edge_warmer import until
 
+from iocs import edge_consumer_models, edge_consumers
+from iocs.config import EdgeSection
 from iocs.edge_consumer_merged import RemoteEngine
 from iocs.edge_consumer_models import Models
 from iocs.edge_consumer_orders import Answer, Orders
-from iocs.edge_trial import Candidate
+from iocs.edge_consumers import Consumers
+from iocs.edge_messages import Note, StreamConfig
+from iocs.edge_trial import Candidate, build
+from pvdb import Severity
 
 
 def candidate(folder: Path, version: int) -> Candidate:
     return Candidate(kept(folder, version, version / 10), OPTIONS, ())
+
+
+def test_no_failure_whatever_takes_the_next_model_its_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = candidate(tmp_path, 1), candidate(tmp_path, 2)
+    models = Models()
+
+    def fail_on_first(wanted: Candidate) -> Any:
+        if wanted.kept == first.kept:
+            raise KeyError("no such layer")
+        return build(wanted)
+
+    monkeypatch.setattr(edge_consumer_models, "build", fail_on_first)
+    orders = Orders(1, SETTINGS, (first, second), "")
+    models.follow(orders)
+    models.wait()
+    answer = models.answer(orders, "", None)
+    assert answer.refused == {str(first.kept.announcement): "KeyError: 'no such layer'"}
+    assert answer.built == (str(second.kept.announcement),)
+
+
+class Tool:
+    """A process of the set-up that is none, and its channels: it follows the orders it is given, or some of them."""
+
+    orders: Orders | None = None
+
+    def __init__(self, *_: Any) -> None:
+        self.pid = 1
+
+    def died(self) -> None:
+        return None
+
+    def start_again_if_due(self) -> bool:
+        return False
+
+    def let_go(self) -> None:
+        pass
+
+    end = let_go
+
+    def order(self, command: str, said: str = "") -> None:
+        if command == "configure":
+            Tool.orders = Orders.from_dict(json.loads(said))
+
+    def said(self, name: str) -> str:
+        if name == "heard":
+            return json.dumps({"1": 1})
+        orders = Tool.orders
+        if orders is None:
+            return ""
+        names = tuple(str(each.kept.announcement) for each in orders.models)
+        return Answer(orders.serial, names, live=orders.live, begun=orders.begun, engine="made up").to_json()
+
+
+@pytest.fixture
+def consumers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Consumers, list[Note]]]:
+    Tool.orders = None
+    for part in ("Child", "Link"):
+        monkeypatch.setattr(edge_consumers, part, Tool)
+    edge = EdgeSection(engine="onnxruntime", consumers=1, model_timeout_s=1.0)
+    folder = tmp_path / "edge"
+    config = StreamConfig(edge, "source", "phase", "stitched", "input", "", "", folder, folder, None)
+    notes: list[Note] = []
+    made = Consumers(config, SETTINGS, notes.append)
+    yield made, notes
+    made.close()
+
+
+def test_the_consumers_are_looked_after_whatever_fails(
+    consumers: tuple[Consumers, list[Note]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, notes = consumers
+    monkeypatch.setattr(edge_consumers, "SETTLED_S", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tool, "died", lambda _: 1 // 0)
+        made.set(SETTINGS)
+        until(lambda: bool(notes), "told of")
+    assert notes[0].severity is Severity.MAJOR
+    assert "ZeroDivisionError" in notes[0].text
+    assert made.adopt(candidate(tmp_path, 1), lambda _: None).engine.name == "1 x made up"
 
 
 def test_what_a_consumer_says_of_its_engine_comes_to_the_edge(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from harness import wait_gone
 from made_models import SIDE_PX
 from test_edge_pipeline import OPTIONS, kept
 
+from iocs import edge_trial
 from iocs.config import EdgeSection
 from iocs.edge_batches import Model
 from iocs.edge_messages import LoadModel
@@ -105,6 +106,57 @@ def test_a_model_that_was_closed_is_held_by_nobody(warmer: Warmer, tmp_path: Pat
     warmer.retire(made)
     del made
     until(lambda: engine() is None, "the engine is freed")
+
+
+def test_no_failure_whatever_takes_the_next_model_its_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Unclosable(Model):
+        def close(self) -> None:
+            raise RuntimeError("the driver is gone")
+
+    def make(candidate: Candidate) -> Model:
+        if candidate.kept.announcement.version == 1:
+            raise KeyError("no such layer")
+        made = built(candidate)
+        return Unclosable(made.engine, made.card)
+
+    warmer = Warmer(EdgeSection(engine="onnxruntime", threads=1), tmp_path / "engines", make)
+    for version in (1, 2, 3):
+        warmer.warm(LoadModel(kept(tmp_path, version), proven=True), 4, FRAMES)
+        _, result = wait(warmer)
+        if version == 1:
+            assert result == "KeyError: 'no such layer'"
+        else:
+            assert isinstance(result, Model)
+            warmer.retire(result)
+    until(lambda: "model 3 does not close" in caplog.text, "told of")
+    assert "the driver is gone" in caplog.text
+    warmer.close()
+
+
+def test_no_failure_whatever_takes_the_next_model_its_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(_: Candidate) -> None:
+        raise ZeroDivisionError("no threads")
+
+    monkeypatch.setattr(edge_trial, "build", fail)
+    assert edge_trial._verdict(Candidate(kept(tmp_path), OPTIONS, FRAMES)) == "ZeroDivisionError: no threads"
+
+
+def test_the_edge_does_not_wait_for_a_build_that_nobody_can_call_off(tmp_path: Path) -> None:
+    begun, ending = threading.Event(), threading.Event()
+
+    def make(candidate: Candidate) -> Model:
+        begun.set()
+        assert ending.wait(PATIENCE_S)
+        return built(candidate)
+
+    made = Warmer(EdgeSection(engine="onnxruntime", threads=1), tmp_path / "engines", make)
+    made.warm(LoadModel(kept(tmp_path), proven=True), 4, FRAMES)
+    assert begun.wait(PATIENCE_S)
+    closed = threading.Thread(target=made.close)
+    closed.start()
+    closed.join(PATIENCE_S / 2)
+    assert not closed.is_alive()
+    ending.set()
 
 
 def test_a_model_that_predicts_nan_is_refused(warmer: Warmer, tmp_path: Path) -> None:
