@@ -82,7 +82,7 @@ class Trials:
     def reason_against(self, candidate: Candidate, timeout_s: float) -> str:
         """Try a candidate: why it must not go live, empty when it may."""
         try:
-            self._pipe.send(candidate)
+            self._send(candidate)
             if self._pipe.poll(timeout_s):
                 return str(self._pipe.recv())
             reason = f"it was not built within {timeout_s:g} s"
@@ -99,6 +99,16 @@ class Trials:
         with self._changing:
             self._ended = True
             self._kill()
+
+    def _send(self, candidate: Candidate) -> None:
+        """Give a candidate to a process that lives: one that was killed while idle says nothing about this model."""
+        if not self._process.is_alive():
+            self._start_again()
+        try:
+            self._pipe.send(candidate)
+        except OSError:
+            self._start_again()
+            self._pipe.send(candidate)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -141,11 +151,16 @@ def _verdict(candidate: Candidate) -> str:
 
 
 def _prepared(recent: Sequence[npt.NDArray[Any]], card: ModelCard) -> npt.NDArray[np.float32] | None:
-    """Recent frames as the model gets them; those its geometry does not fit are another detector's and say nothing."""
+    """Recent frames (K, 1, n, n) as the model gets them, None if there are none of use.
+
+    Those that its geometry does not fit are another detector's and say nothing, nor do dark ones.
+    """
     found = []
     for raw in recent:
         try:
-            found.append(prepare(raw[None], card.geometry))
+            counts = prepare(raw[None], card.geometry)
         except FrameRejected:
             continue
+        if counts.any():
+            found.append(counts)
     return np.concatenate(found)[:, None] if found else None

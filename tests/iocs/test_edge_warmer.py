@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import wait_gone
-from made_models import SIDE_PX
+from made_models import SIDE_PX, card
 from test_edge_pipeline import OPTIONS, kept
 
 from iocs import edge_trial
@@ -184,6 +184,27 @@ def test_a_model_that_takes_its_process_along_is_refused_and_the_next_is_tried(t
         asking.join(PATIENCE_S)
     assert reasons == ["the process that tried it died (signal 11)"]
     assert trials.reason_against(Candidate(kept(tmp_path, 2), OPTIONS, FRAMES), PATIENCE_S) == ""
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_process_that_was_killed_while_idle_condemns_no_model(
+    trials: Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    os.kill(trials.process_id, signal.SIGKILL)
+    trials._process.join()
+    if not seen:
+        monkeypatch.setattr(trials._process, "is_alive", lambda: True)
+    assert trials.reason_against(Candidate(kept(tmp_path, 2), OPTIONS, FRAMES), PATIENCE_S) == ""
+
+
+def test_dark_frames_say_nothing_about_a_model() -> None:
+    model_card = card(1, b"")
+    dark, saturated = (np.full((SIDE_PX, SIDE_PX), counts, np.uint16) for counts in (0, 65535))
+    other = np.ones((SIDE_PX + 1, SIDE_PX), np.uint16)
+    assert edge_trial._prepared([dark, saturated, other], model_card) is None
+    found = edge_trial._prepared([dark, *FRAMES, saturated], model_card)
+    assert found is not None
+    assert found.tolist() == np.full((1, 1, SIDE_PX, SIDE_PX), 9.0).tolist()
 
 
 def test_a_trial_has_the_lowest_priority(trials: Trials, tmp_path: Path) -> None:
