@@ -119,8 +119,8 @@ class Batcher:
             self._free.wait_for(self._has_room, timeout_s)
         self.close_if_due()
 
-    def swap(self, model: Model) -> Model | None:
-        """Let a model serve from the next frame on; what has gathered goes to the former, which is returned."""
+    def swap(self, model: Model | None) -> Model | None:
+        """Let a model or none serve from the next frame on; what has gathered goes to the former, which is returned."""
         self.flush()
         former, self.model = self.model, model
         return former

@@ -21,24 +21,25 @@ class Models:
         self._known: set[str] = set()
         self._listed: set[str] = set()
         self._built: dict[str, Model] = {}
+        self._taken: set[str] = set()
         self._refused: dict[str, str] = {}
         threading.Thread(target=vital(self._work), name="consumer-models", daemon=True).start()
 
     def follow(self, orders: Orders) -> None:
-        """Build the models that are new on the list; one that is off it and never served is given back."""
+        """Build the models that are new on the list; one that is off it and does not serve is given back."""
         with self._changed:
             listed = {str(candidate.kept.announcement): candidate for candidate in orders.models}
             self._listed = set(listed)
             for name in self._known - self._listed:
                 self._known.discard(name)
                 self._refused.pop(name, None)
-                unused = self._built.pop(name, None)
-                if unused is not None and name != orders.live:
-                    self._wanted.put(unused)
+                if name in self._built and name not in self._taken:
+                    self._wanted.put(self._built.pop(name))
             for name, candidate in listed.items():
                 if name not in self._known:
                     self._known.add(name)
-                    self._wanted.put(candidate)
+                    if name not in self._built:
+                        self._wanted.put(candidate)
 
     def wait(self) -> None:
         """Wait until all that was ordered is built or refused."""
@@ -48,12 +49,19 @@ class Models:
     def take_live(self, name: str) -> Model | None:
         """The model of that name, to serve; None while it is not built."""
         with self._changed:
+            if name in self._built:
+                self._taken.add(name)
             return self._built.get(name)
 
     def retire(self, model: Model) -> None:
-        """Close a model that serves no more, when its last batch is through."""
+        """Close a model that serves no more, when its last batch is through; one that is listed may serve again."""
         with self._changed:
-            self._built = {name: kept for name, kept in self._built.items() if kept is not model}
+            names = {name for name, kept in self._built.items() if kept is model}
+            self._taken -= names
+            if names and names <= self._listed:
+                return
+            for name in names:
+                del self._built[name]
         self._wanted.put(model)
 
     def answer(self, orders: Orders, live: str, model: Model | None) -> Answer:

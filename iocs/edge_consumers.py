@@ -77,20 +77,23 @@ class Consumers:
     def adopt(self, candidate: Candidate, expect: Callable[[ModelCard], None]) -> Model:
         """Have a tried model built by all, then serve in all; ModelError with the reason when one cannot.
 
-        Waits; to be called from one thread that is not the stream's. `expect` hears the card before the first frame.
+        Then the former one serves on in all, also in those that had taken the new one up. Waits; to be called from one
+        thread that is not the stream's. `expect` hears the card before the first frame.
         """
         card = _card_of(candidate)
         candidate = replace(candidate, options=self._share(candidate), recent=())
         name = str(candidate.kept.announcement)
+        with self._changed:
+            former = self._orders.live
         self._order(lambda orders: replace(orders, models=(*self._live, candidate)))
         try:
-            self._wait(lambda answer: name in answer.built, name, "built")
+            self._wait(lambda answer: name in answer.built, name, "built it")
+            expect(card)
+            self._order(lambda orders: replace(orders, live=name))
+            self._wait(lambda answer: answer.live == name, name, "taken it up")
         except ModelError:
-            self._order(lambda orders: replace(orders, models=self._live))
+            self._order(lambda orders: replace(orders, models=self._live, live=former))
             raise
-        expect(card)
-        self._order(lambda orders: replace(orders, live=name))
-        self._wait(lambda answer: answer.live == name, name, "taken up")
         self._live = (candidate,)
         self._order(lambda orders: replace(orders, models=self._live))
         with self._changed:
@@ -148,7 +151,7 @@ class Consumers:
                 if name in consumer.answer.refused:
                     raise ModelError(f"consumer {consumer.number}: {consumer.answer.refused[name]}")
                 if not ended and not holds(consumer.answer):
-                    raise ModelError(f"consumer {consumer.number} has not {what} it within {self._timeout_s:g} s")
+                    raise ModelError(f"consumer {consumer.number} has not {what} within {self._timeout_s:g} s")
             if self._closed:
                 raise ModelError("the edge stops")
 

@@ -153,7 +153,7 @@ class EdgeProcessor(AdImageProcessor):  # type: ignore[misc]
         self._batches.settings = orders.settings
         if orders.live != self._live:
             model = self._models.take_live(orders.live)
-            if model is not None:
+            if model is not None or not orders.live:
                 self._live = orders.live
                 former = self._batches.swap(model)
                 if former is not None:

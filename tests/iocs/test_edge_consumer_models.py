@@ -1,11 +1,14 @@
 """How consumers hold and swap their models, and how the edge has them do it, without their processes."""
 
 import json
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from made_models import SIDE_PX
 from test_edge_pipeline import OPTIONS, SETTINGS, kept
 from test_edge_warmer import until
 
@@ -16,7 +19,9 @@ from iocs.edge_consumer_models import Models
 from iocs.edge_consumer_orders import Answer, Orders
 from iocs.edge_consumers import Consumers
 from iocs.edge_messages import Note, StreamConfig
+from iocs.edge_processor import EdgeProcessor
 from iocs.edge_trial import Candidate, build
+from phasing.errors import ModelError
 from pvdb import Severity
 
 
@@ -42,10 +47,34 @@ def test_no_failure_whatever_takes_the_next_model_its_thread(tmp_path: Path, mon
     assert answer.built == (str(second.kept.announcement),)
 
 
+def test_a_model_that_gave_way_serves_again_while_it_is_listed(tmp_path: Path) -> None:
+    wanted = [candidate(tmp_path, version) for version in (1, 2)]
+    former, new = (str(each.kept.announcement) for each in wanted)
+    processor = EdgeProcessor({"orders": json.loads(Orders(1, SETTINGS).to_json()), "queue_frames": 10})
+
+    def serves(serial: int, *listed: Candidate, live: str) -> Any:
+        processor.configure(json.loads(Orders(serial, SETTINGS, listed, live).to_json()))
+        processor._models.wait()
+        processor._follow()
+        assert json.loads(processor.getStats()["answer"])["live"] == live
+        return processor._batches.model
+
+    first = serves(2, wanted[0], live=former)
+    second = serves(3, *wanted, live=new)
+    closed = [weakref.ref(model.engine.network._session) for model in (first, second)]
+    assert second.card.version == 2
+    assert serves(4, wanted[0], live=former) is first
+    until(lambda: closed[1]() is None, "the new one is closed, which nobody wants")
+    assert first.engine.infer(np.ones((1, 1, SIDE_PX, SIDE_PX), np.float32)).max() == pytest.approx(0.1)
+    assert serves(5, live="") is None
+    until(lambda: closed[0]() is None, "the former one is closed")
+
+
 class Tool:
     """A process of the set-up that is none, and its channels: it follows the orders it is given, or some of them."""
 
     orders: Orders | None = None
+    unwilling = ""
 
     def __init__(self, *_: Any) -> None:
         self.pid = 1
@@ -63,7 +92,9 @@ class Tool:
 
     def order(self, command: str, said: str = "") -> None:
         if command == "configure":
-            Tool.orders = Orders.from_dict(json.loads(said))
+            orders = Orders.from_dict(json.loads(said))
+            if orders.live != Tool.unwilling or not orders.live:
+                Tool.orders = orders
 
     def said(self, name: str) -> str:
         if name == "heard":
@@ -77,7 +108,7 @@ class Tool:
 
 @pytest.fixture
 def consumers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Consumers, list[Note]]]:
-    Tool.orders = None
+    Tool.orders, Tool.unwilling = None, ""
     for part in ("Child", "Link"):
         monkeypatch.setattr(edge_consumers, part, Tool)
     edge = EdgeSection(engine="onnxruntime", consumers=1, model_timeout_s=1.0)
@@ -101,6 +132,26 @@ def test_the_consumers_are_looked_after_whatever_fails(
     assert notes[0].severity is Severity.MAJOR
     assert "ZeroDivisionError" in notes[0].text
     assert made.adopt(candidate(tmp_path, 1), lambda _: None).engine.name == "1 x made up"
+
+
+@pytest.mark.parametrize("former", [1, None])
+def test_a_model_that_one_consumer_does_not_take_up_leaves_the_former_in_all(
+    consumers: tuple[Consumers, list[Note]], tmp_path: Path, former: int | None
+) -> None:
+    made, _ = consumers
+    served = () if former is None else (candidate(tmp_path, former),)
+    for each in served:
+        made.adopt(each, lambda _: None)
+    live = "".join(str(each.kept.announcement) for each in served)
+    new = candidate(tmp_path, 2)
+    Tool.unwilling = str(new.kept.announcement)
+    with pytest.raises(ModelError, match="consumer 1 has not taken it up within 1 s"):
+        made.adopt(new, lambda _: None)
+    serial = made._orders.serial
+    until(lambda: Tool.orders is not None and Tool.orders.serial == serial, "the last orders are followed")
+    assert Tool.orders is not None
+    assert Tool.orders.live == live
+    assert [each.kept for each in Tool.orders.models] == [each.kept for each in served]
 
 
 def test_what_a_consumer_says_of_its_engine_comes_to_the_edge(tmp_path: Path) -> None:
