@@ -1,10 +1,11 @@
 """The processes of the set-up: each a child that ends with its owner, and the channels by which it is spoken to."""
 
 import logging
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pvaccess as pva
 
@@ -18,9 +19,11 @@ STOP_S = 5.0
 class Child:
     """One tool of the framework in a process of its own, which ends with this one."""
 
-    def __init__(self, name: str, arguments: Callable[[], list[str]]) -> None:
-        """`arguments` is asked at every start."""
-        self.name, self._arguments = name, arguments
+    def __init__(
+        self, name: str, arguments: Callable[[], list[str]], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`arguments` is asked at every start; `environment` comes on top of ours."""
+        self.name, self._arguments, self._environment = name, arguments, environment or {}
         self._due_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -36,6 +39,7 @@ class Child:
             [sys.executable, "-m", "iocs.edge_consumer_child", *self._arguments()],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
+            env={**os.environ, **self._environment},
         )
 
     def died(self) -> int | None:

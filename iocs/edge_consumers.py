@@ -19,9 +19,11 @@ from iocs.edge_consumer_processes import Child, Link
 from iocs.edge_consumer_tools import Tools
 from iocs.edge_messages import Note, Settings, StreamConfig
 from iocs.edge_trial import Candidate
+from iocs.edge_warmer import PARALLEL
 from phasing.card import ModelCard
 from phasing.compute import cores_available
 from phasing.engines import EngineOptions
+from phasing.engines.hardware import VISIBLE, visible_gpus
 from phasing.errors import ModelError
 from pvdb import Severity
 
@@ -119,7 +121,8 @@ class Consumers:
             return name.replace("*", str(number))
 
         link = Link(named(self._channels.control), named(self._channels.status))
-        return Consumer(number, Child(f"consumer {number}", lambda: self._consumer(number)), link)
+        child = Child(f"consumer {number}", lambda: self._consumer(number), _gpu_of(number))
+        return Consumer(number, child, link)
 
     def _consumer(self, number: int) -> list[str]:
         with self._changed:
@@ -129,7 +132,7 @@ class Consumers:
     def _share(self, candidate: Candidate) -> EngineOptions:
         edge = self._config.edge
         threads = edge.threads or max(1, cores_available() // edge.consumers)
-        return replace(candidate.options, threads=threads, parallel=edge.parallel or threads)
+        return replace(candidate.options, threads=threads, parallel=edge.parallel or min(threads, PARALLEL))
 
     # orders and answers
 
@@ -237,6 +240,12 @@ class Consumers:
             consumer.link.order("get_stats")
             return False
         return True
+
+
+def _gpu_of(number: int) -> dict[str, str]:
+    """The environment of a consumer: where there are several GPUs, one for each in turn."""
+    gpus = visible_gpus()
+    return {VISIBLE: gpus[(number - 1) % len(gpus)]} if len(gpus) > 1 else {}
 
 
 def _card_of(candidate: Candidate) -> ModelCard:

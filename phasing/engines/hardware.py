@@ -3,10 +3,15 @@
 import importlib.util
 import os
 from importlib.machinery import ModuleSpec
+from itertools import takewhile
 from pathlib import Path
 
-_DEVICE_NODES = ("nvidia[0-9]*", "nvhost-gpu", "nvgpu", "dxg")
-"""Of a discrete GPU, of Jetsons of two generations, and of Windows' Linux."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The environment variable by which CUDA is told which GPUs there are for a process."""
+_NUMBERED_NODES = "nvidia[0-9]*"
+"""Of discrete GPUs."""
+_OTHER_NODES = ("nvhost-gpu", "nvgpu", "dxg")
+"""Of Jetsons of two generations, and of Windows' Linux."""
 
 
 def engine_names_available() -> tuple[str, ...]:
@@ -28,9 +33,20 @@ def engine_names_available() -> tuple[str, ...]:
 
 def has_gpu(devices: Path = Path("/dev")) -> bool:
     """Whether a CUDA device is visible to this process, as far as device nodes and CUDA_VISIBLE_DEVICES say."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles"):
-        return False
-    return any(True for pattern in _DEVICE_NODES for _ in devices.glob(pattern))
+    return bool(visible_gpus(devices))
+
+
+def visible_gpus(devices: Path = Path("/dev")) -> tuple[str, ...]:
+    """The CUDA devices that are visible to this process, as CUDA_VISIBLE_DEVICES names them: numbers or UUIDs."""
+    count = sum(1 for _ in devices.glob(_NUMBERED_NODES))
+    if not count and not any((devices / name).exists() for name in _OTHER_NODES):
+        return ()
+    named = os.environ.get(VISIBLE)
+    if named is None:
+        return tuple(map(str, range(max(1, count))))
+    words = (word.strip() for word in named.split(","))
+    # As CUDA reads it: what follows a device that cannot be is not visible.
+    return tuple(takewhile(lambda word: word not in ("", "-1", "NoDevFiles"), words))
 
 
 def cpu_count() -> int:

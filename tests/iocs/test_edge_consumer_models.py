@@ -1,6 +1,8 @@
 """How consumers hold and swap their models, and how the edge has them do it, without their processes."""
 
 import json
+import os
+import subprocess
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +19,12 @@ from iocs.config import EdgeSection
 from iocs.edge_consumer_merged import RemoteEngine
 from iocs.edge_consumer_models import Models
 from iocs.edge_consumer_orders import Answer, Orders
+from iocs.edge_consumer_processes import Child
 from iocs.edge_consumers import Consumers
 from iocs.edge_messages import Note, StreamConfig
 from iocs.edge_processor import EdgeProcessor
 from iocs.edge_trial import Candidate, build
+from iocs.edge_warmer import PARALLEL
 from phasing.errors import ModelError
 from pvdb import Severity
 
@@ -152,6 +156,36 @@ def test_a_model_that_one_consumer_does_not_take_up_leaves_the_former_in_all(
     assert Tool.orders is not None
     assert Tool.orders.live == live
     assert [each.kept for each in Tool.orders.models] == [each.kept for each in served]
+
+
+def test_several_gpus_are_shared_out_and_one_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_consumers, "visible_gpus", lambda: ("0", "GPU-b", "2"))
+    given = [edge_consumers._gpu_of(number) for number in range(1, 6)]
+    assert given == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("0", "GPU-b", "2", "0", "GPU-b")]
+    for few in ((), ("1",)):
+        monkeypatch.setattr(edge_consumers, "visible_gpus", lambda few=few: few)
+        assert edge_consumers._gpu_of(1) == {}
+
+
+def test_a_child_sees_the_gpu_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: started.append(env))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    Child("a consumer", list, {"CUDA_VISIBLE_DEVICES": "1"})
+    Child("the collector", list)
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == ["1", "0,1"]
+    assert started[0].keys() == os.environ.keys()
+
+
+def test_a_consumer_has_a_few_batches_at_the_same_time(
+    consumers: tuple[Consumers, list[Note]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_consumers, "cores_available", lambda: 64)
+    made, _ = consumers
+    made.adopt(candidate(tmp_path, 1), lambda _: None)
+    assert Tool.orders is not None
+    options = Tool.orders.models[0].options
+    assert (options.threads, options.parallel) == (64, PARALLEL)
 
 
 def test_what_a_consumer_says_of_its_engine_comes_to_the_edge(tmp_path: Path) -> None:

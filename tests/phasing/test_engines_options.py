@@ -76,6 +76,33 @@ def test_a_gpu_is_what_the_device_nodes_and_the_environment_say(
     assert not hardware.has_gpu(tmp_path)
 
 
+def test_visible_gpus_are_those_of_the_environment_else_of_the_device_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert hardware.visible_gpus(tmp_path) == ()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert hardware.visible_gpus(tmp_path) == ()
+    for name in ("nvidia2", "nvidia5", "nvidia-uvm", "nvidiactl"):
+        (tmp_path / name).touch()
+    for named, visible in {
+        "0,1": ("0", "1"),
+        " GPU-8932f937 , GPU-d1ac": ("GPU-8932f937", "GPU-d1ac"),
+        "1,-1,0": ("1",),
+        "": (),
+        "NoDevFiles": (),
+    }.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert hardware.visible_gpus(tmp_path) == visible
+    # A container has some of the host's nodes, and CUDA counts those that are there.
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert hardware.visible_gpus(tmp_path) == ("0", "1")
+    jetson = tmp_path / "jetson"
+    jetson.mkdir()
+    (jetson / "nvhost-gpu").touch()
+    assert hardware.visible_gpus(jetson) == ("0",)
+
+
 def test_gpu_engines_are_named_only_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     spec = ModuleSpec("library", None, origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(hardware, "_find", lambda name: spec)
