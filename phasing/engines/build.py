@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _REST = 3.0
 """Times what a step of the warm-up took that nothing is done after it."""
+_WARMED_FRAMES = 8
+"""Batches of up to so many frames are predicted in the warm-up, and one of batch_size."""
 _FLOAT32_LIMIT_RAD = 1e-3
 """What libraries differ by in float32 is about 1e-6; more is an error of one of them."""
 
@@ -110,9 +112,13 @@ def _compared(reference: Reference, network: Network, options: EngineOptions, re
 
 
 def _warm(reference: Reference, network: Network, options: EngineOptions, proof: Proof) -> Engine:
-    """Predict the numbers of frames that it will get, resting after each: another engine may be serving beside it."""
+    """Predict the numbers of frames that it will get, resting after each: another engine may be serving beside it.
+
+    Batches that close early have any number, and OpenVINO prepares itself for each of them when it comes first.
+    """
     engine = Served(network, reference.card.input_shape, proof.difference_rad, proof.remark)
-    for size in dict.fromkeys((1, options.batch_size)):
+    sizes = range(1, min(options.batch_size, _WARMED_FRAMES) + 1) if network.batch_size is None else ()
+    for size in dict.fromkeys((*sizes, network.batch_size or options.batch_size)):
         counts = np.resize(reference.counts, (size, *reference.card.input_shape))
         for _ in range(options.parallel):
             began_s = time.monotonic()

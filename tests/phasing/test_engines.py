@@ -2,6 +2,7 @@ import logging
 import subprocess
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +15,7 @@ from onnx import TensorProto
 
 from phasing.checkpoint import load_checkpoint
 from phasing.engines import Engine, EngineOptions, FloatArray, build, build_engine, engine_names_available, libraries
+from phasing.engines.onnxruntime_engine import OnnxRuntimeNetwork
 from phasing.errors import MissingExtra, ModelError
 from phasing.network import load_network
 
@@ -249,6 +251,22 @@ def test_a_library_that_cannot_be_loaded_leaves_the_model_to_the_next(
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     monkeypatch.setattr(build, "engine_names_available", lambda: ("torch", "onnxruntime"))
     assert built(exported).name == "onnxruntime CPU float32"
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, {1}), (3, {1, 2, 3}), (20, {*range(1, 9), 20})])
+def test_every_small_number_of_frames_is_predicted_before_it_is_real_by_each_caller(
+    exported: Any, monkeypatch: pytest.MonkeyPatch, batch_size: int, sizes: set[int]
+) -> None:
+    found: list[int] = []
+    run = OnnxRuntimeNetwork.run
+
+    def seen(network: OnnxRuntimeNetwork, counts: FloatArray) -> FloatArray:
+        found.append(len(counts))
+        return run(network, counts)
+
+    monkeypatch.setattr(OnnxRuntimeNetwork, "run", seen)
+    built(exported, name="onnxruntime", batch_size=batch_size, parallel=2, threads=2)
+    assert Counter(found) - Counter([16]) == Counter(dict.fromkeys(sizes, 2))  # 16 are compared
 
 
 def test_defaults_are_valid(exported: Any) -> None:
