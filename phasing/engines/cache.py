@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from phasing.files import replaced_file
 
 logger = logging.getLogger(__name__)
 
-_MOST_FILES = 16
+_MOST = 16
 """Of one kind; a new model comes with every round, and old ones are not built again."""
 
 
@@ -59,6 +61,23 @@ def write_cached(path: Path | None, artifact: bytes | Callable[[], bytes]) -> No
         logger.warning("%s is not kept: %s", path, error)
 
 
+def kept_folder(path: Path | None) -> Path | None:
+    """The folder at path for what a library keeps by itself, one of no more than 16 of its kind.
+
+    None without a path, and where the disk refuses it: what it would have kept is then made anew.
+    """
+    if path is None:
+        return None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        os.utime(path)  # the age of a folder is that of its last use
+        _thin_out(path)
+    except OSError as error:
+        logger.warning("%s is not kept: %s", path, error)
+        return None
+    return path
+
+
 def _thin_out(newest: Path) -> None:
     ages = []
     for path in set(newest.parent.glob(f"*{newest.suffix}")) - {newest}:
@@ -66,5 +85,8 @@ def _thin_out(newest: Path) -> None:
             ages.append((path.stat().st_mtime, path))
         except FileNotFoundError:  # another process thins out too
             continue
-    for _, path in sorted(ages, reverse=True)[_MOST_FILES - 1 :]:
-        path.unlink(missing_ok=True)
+    for _, path in sorted(ages, reverse=True)[_MOST - 1 :]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # of a folder that another process thins out too, or works in
+        else:
+            path.unlink(missing_ok=True)

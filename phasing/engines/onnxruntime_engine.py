@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from phasing.card import ModelCard
-from phasing.engines.cache import cache_path, digest_of
+from phasing.engines.cache import cache_path, digest_of, kept_folder
 from phasing.engines.half import half_network
 from phasing.engines.hardware import cpu_count, has_gpu
 from phasing.engines.ports import Port, fixed_batch
@@ -128,10 +128,11 @@ def _settings(provider: str, digest: str, precision: str, options: EngineOptions
     if provider == "cuda":
         # A search for the fastest algorithm at every new number of frames would stop the stream for it.
         return {"use_tf32": str(int(precision != FLOAT32)), "cudnn_conv_algo_search": "HEURISTIC"}
-    folder = cache_path(options.cache, "ort-tensorrt", digest, precision, options.batch_size)
-    if provider != "tensorrt" or folder is None:
+    if provider != "tensorrt":
         return {}
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = kept_folder(cache_path(options.cache, "ort-tensorrt", digest, precision, options.batch_size))
+    if folder is None:
+        return {}
     return {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),

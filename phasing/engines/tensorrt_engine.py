@@ -49,10 +49,9 @@ class TensorRtNetwork:
         runtime = cuda_runtime()
         self.version = str(trt.__version__)
         self._scale = np.float32(card.counts_scale)
-        network = half_network(onnx_bytes) if self.precision == FLOAT16 else onnx_bytes
         plan = Plan(digest_of(onnx_bytes), device_name(runtime), self.version, self.precision, options.batch_size)
         logger = trt.Logger(trt.Logger.ERROR)
-        self._engine: Any = _engine(trt, logger, network, card, options, plan)
+        self._engine: Any = _engine(trt, logger, onnx_bytes, card, options, plan)
         self.batch_size = fixed_batch(*_engine_ports(trt, self._engine), card)
         self.largest: int | None = self.batch_size or options.batch_size
         sizes = (self.batch_size,) if self.batch_size else graph_sizes(options.batch_size)
@@ -126,12 +125,13 @@ def device_name(runtime: Any) -> str:
     return f"{name} sm_{properties.major}{properties.minor} driver {called(runtime.cudaDriverGetVersion())}"
 
 
-def _engine(trt: Any, logger: Any, network: bytes, card: ModelCard, options: EngineOptions, plan: Plan) -> Any:
+def _engine(trt: Any, logger: Any, onnx_bytes: bytes, card: ModelCard, options: EngineOptions, plan: Plan) -> Any:
     path = cache_path(options.cache, "tensorrt", *plan.engine_facts())
     kept = read_cached(path)
     engine = trt.Runtime(logger).deserialize_cuda_engine(kept) if kept is not None else None
     if engine is not None:
         return engine
+    network = half_network(onnx_bytes) if plan.precision == FLOAT16 else onnx_bytes
     serialized = _built(trt, logger, network, card, options, plan)
     write_cached(path, serialized)
     engine = trt.Runtime(logger).deserialize_cuda_engine(serialized)

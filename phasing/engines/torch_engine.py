@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 _LIBRARY = "torch"
 _PRECISIONS = {"CPU": (FLOAT32, BFLOAT16, FLOAT16), "CUDA": (BFLOAT16, FLOAT16, TF32, FLOAT32)}
-"""Of each device, the one that it takes by itself first; bfloat16 before float16, for it has float32's range."""
+"""Of each device, the one that it takes by itself first; bfloat16 before float16, for it has float32's range.
+
+A GPU that only emulates bfloat16 is slow in it: it has not got that.
+"""
 
 
 def torch_network(onnx_bytes: bytes, card: ModelCard, options: EngineOptions) -> Network:
@@ -171,12 +174,21 @@ class _Lane:
 
 
 def _precision(device: str, precision: str) -> str:
-    offered = _PRECISIONS[device]
+    offered = _offered(device)
     if precision == AUTO:
         return offered[0]
     if precision not in offered:
         raise ModelError(f"{_LIBRARY} on {device} computes in {' or '.join(offered)}, not in {precision}")
     return precision
+
+
+def _offered(device: str) -> tuple[str, ...]:
+    import torch
+
+    offered = _PRECISIONS[device]
+    if device == "CUDA" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return tuple(precision for precision in offered if precision != BFLOAT16)
+    return offered
 
 
 def _dtype(precision: str) -> "torch.dtype":

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 from engine_networks import frames
 
 from phasing.engines import EngineOptions, build_engine
-from phasing.engines.cache import cache_path, read_cached, write_cached
+from phasing.engines.cache import cache_path, kept_folder, read_cached, write_cached
 from phasing.engines.reference import Reference
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")
@@ -74,6 +75,25 @@ def test_every_fact_makes_another_file_and_few_files_are_kept(tmp_path: Path) ->
     assert read_cached(kept) == b"39"
     assert len(list(tmp_path.iterdir())) == 16
     assert read_cached(None) is None
+
+
+def test_few_folders_are_kept_those_used_last(tmp_path: Path) -> None:
+    paths = [cache_path(tmp_path, "kind", number) for number in range(17)]
+    for age_s, path in enumerate(paths[:16]):
+        assert kept_folder(path) == path
+        (path / "engine").write_bytes(b"compiled")
+        os.utime(path, (1e9 + age_s, 1e9 + age_s))
+    assert kept_folder(paths[0]) == paths[0]
+    kept_folder(paths[16])
+    assert set(tmp_path.iterdir()) == {paths[0], *paths[2:]}
+    assert (paths[0] / "engine").exists()
+
+
+def test_a_folder_that_the_disk_refuses_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert kept_folder(cache_path(tmp_path / "file", "kind", 1)) is None
+    assert "is not kept" in caplog.text
+    assert kept_folder(None) is None
 
 
 def test_a_file_appears_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from phasing.engines import EngineOptions, build_engine, engine_names_available, hardware
 from phasing.engines.half import half_network
-from phasing.engines.onnxruntime_engine import chosen_providers, provider_precision, session_threads
+from phasing.engines.onnxruntime_engine import _settings, chosen_providers, provider_precision, session_threads
 from phasing.engines.openvino_engine import cpu_precision
 from phasing.engines.tensorrt_engine import tensorrt_precision
-from phasing.engines.torch_engine import graph_sizes
+from phasing.engines.torch_engine import _precision, graph_sizes
 from phasing.errors import ModelError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -113,6 +113,30 @@ def test_gpu_engines_are_named_only_where_there_is_a_gpu(monkeypatch: pytest.Mon
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
     assert engine_names_available() == ("tensorrt", "torch", "onnxruntime", "openvino")
+
+
+def test_the_tensorrt_providers_folder_refuses_no_model(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    kept = _settings("tensorrt", "digest", "float16", EngineOptions(cache=folder))
+    assert Path(kept["trt_engine_cache_path"]).is_dir()
+    assert _settings("tensorrt", "digest", "float16", EngineOptions()) == {}
+    (tmp_path / "file").write_text("no folder")
+    assert _settings("tensorrt", "digest", "float16", EngineOptions(cache=tmp_path / "file")) == {}
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_torch_takes_bfloat16_where_the_gpu_has_it(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+
+    def supported(including_emulation: bool = True) -> bool:
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert _precision("CUDA", "auto") == ("bfloat16" if native else "float16")
+    assert _precision("CPU", "bfloat16") == "bfloat16"
+    if not native:
+        with pytest.raises(ModelError, match="computes in float16 or tf32 or float32, not in bfloat16"):
+            _precision("CUDA", "bfloat16")
 
 
 def test_a_provider_that_is_not_there_is_named(exported: object) -> None:

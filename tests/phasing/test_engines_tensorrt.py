@@ -91,6 +91,13 @@ def test_engine_and_timings_are_kept_and_only_used_where_they_were_made(bench: B
     assert bench.build()[1].builds == 1
 
 
+def test_an_engine_on_disk_needs_no_half_network(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.build(precision="float16")
+    monkeypatch.setattr(tensorrt_engine, "half_network", None)
+    engine, facts = bench.build(precision="float16")
+    assert (engine.name, facts.builds) == ("tensorrt float16", 0)
+
+
 def test_an_engine_on_disk_that_cannot_be_loaded_is_built_again(bench: Bench) -> None:
     bench.build()
     for path in bench.cache.glob("*.tensorrt"):
