@@ -10,7 +10,7 @@ from pvdb import LARGEST_INTEGER, Pv, Severity
 from pvdb import edge as pvs
 
 NO_MODEL, IDLE, STREAMING, DISABLED, FAULT = range(5)
-NOT_RECORDING, RECORDING, WAITING_FOR_DISK, RECORD_STOPPED = range(4)
+NOT_RECORDING, RECORDING, WAITING_FOR_DISK, RECORD_STOPPED, WAITING_FOR_SCAN = range(5)
 COUNTERS: dict[str, tuple[Pv, Pv]] = {
     "received": (pvs.FRAMES_IN, pvs.SCAN_IN),
     "published": (pvs.FRAMES_OUT, pvs.SCAN_OUT),
@@ -87,10 +87,12 @@ class EdgeDisplay:
     def _show_recording(self, state: RecordState) -> None:
         if not self._ioc.value(pvs.RECORD):
             shown = NOT_RECORDING
+        elif state.stopped:
+            shown = RECORD_STOPPED
         elif state.waiting_for_disk:
             shown = WAITING_FOR_DISK
         else:
-            shown = RECORDING if state.recording else RECORD_STOPPED
+            shown = RECORDING if state.recording else WAITING_FOR_SCAN
         self._update(pvs.RECORD_STATE, shown)
         self._update(pvs.RECORD_FILE, state.file)
         self._update(pvs.RECORD_FRAMES, state.frames)

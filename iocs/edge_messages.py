@@ -125,7 +125,8 @@ class RecordState:
 
     `recording` until its file is whole, or it was given up; `file` is the name that the file will have; `frames`
     (written) and `dropped` (not recorded, for whatever reason) count its predictions; `used_bytes` is what all
-    recordings take; `waiting_for_disk` says why nothing is written, empty when nothing is amiss.
+    recordings take; `waiting_for_disk` says why nothing is written, empty when nothing is amiss; `stopped` while the
+    scan goes on but its recording was given up.
     """
 
     recording: bool = False
@@ -134,6 +135,7 @@ class RecordState:
     dropped: int = 0
     used_bytes: int = 0
     waiting_for_disk: str = ""
+    stopped: bool = False
 
 
 @dataclass(frozen=True)

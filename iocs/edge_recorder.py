@@ -117,13 +117,15 @@ class Recorder:
             scan = self._latest
             if scan is None:
                 return RecordState(used_bytes=self._used_bytes, waiting_for_disk=self._waiting)
+            stopped = "" if scan.ended else scan.stopped
             return RecordState(
                 recording=not (scan.done or scan.stopped),
                 file=scan.file,
                 frames=scan.written,
                 dropped=scan.dropped,
                 used_bytes=self._used_bytes,
-                waiting_for_disk=scan.stopped or self._waiting,
+                waiting_for_disk=stopped or self._waiting,
+                stopped=bool(stopped),
             )
 
     def close(self, timeout_s: float) -> None:

@@ -108,6 +108,7 @@ RECORD_STATE = _edge.state(
         "Recording": Severity.NO_ALARM,
         "Waiting for disk": Severity.MAJOR,
         "Stopped": Severity.MAJOR,
+        "Waiting for scan": Severity.NO_ALARM,
     },
 )
 RECORD_FILE = _edge.text("RecordFile", "File of this recording")

@@ -350,12 +350,13 @@ def test_a_recording_larger_than_the_quota_stops(tmp_path: Path, notes: Notes) -
             made.add(prediction(number))
         notes.wait("quota", Severity.MAJOR)
         state = eventually(made, lambda state: not state.recording)
-        assert "quota" in state.waiting_for_disk
+        assert "quota" in state.waiting_for_disk and state.stopped
         made.add(prediction(150))
         made.add_map(stitched_map(1.0))
         made.end()
         notes.wait("of 151 frames of scan a are not recorded", Severity.MAJOR)
         state = made.state()
+        assert not state.stopped and not state.waiting_for_disk, "what is over is no alarm any more"
         assert 60 < state.frames < 100 and state.frames + state.dropped == 151
         (found,) = recordings(tmp_path)
         assert ids(found) == list(range(state.frames)) and found.path.stat().st_size <= quota_bytes

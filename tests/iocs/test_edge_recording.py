@@ -126,6 +126,26 @@ def test_a_recording_holds_what_was_published(line: Line, table: Table) -> None:
     assert kept.stitched.phase_rad.shape == shown.phase_rad.shape
 
 
+def test_a_recording_that_waits_for_a_scan_is_no_alarm(line: Line) -> None:
+    def waits() -> None:
+        line.shows(edge.RECORD_STATE, "Waiting for scan")
+        line.shows_alarm(edge.RECORD_STATE, Severity.NO_ALARM)
+
+    line.client.put(edge.RECORD, 1)
+    line.client.put(edge.RESET, 1)
+    waits()
+    line.sent(3, scan_id="reset")
+    line.shows(edge.RECORD_STATE, "Recording")
+    line.client.put(edge.RESET, 1)
+    waits()
+    line.sent(3, first=4, scan_id="off")
+    line.shows(edge.RECORD_STATE, "Recording")
+    line.client.put(edge.RECORD, 0)
+    line.shows(edge.RECORD_STATE, "Off")
+    line.client.put(edge.RECORD, 1)
+    waits()
+
+
 def test_the_map_of_a_recording_is_that_of_its_whole_scan(line: Line, table: Table) -> None:
     """Also where the next scan begins before the map was published once more."""
     line.client.put(edge.RECORD, 1)
