@@ -1,4 +1,4 @@
-"""The live map of a scan, and its publication beside the frames: making a large map must not hold up a small frame."""
+"""The live maps of scans, and their publication beside the frames: a large map must not hold up a small frame."""
 
 import threading
 import time
@@ -14,6 +14,8 @@ from phasing.stitch import StitchedMap, Stitcher, patch_weight
 
 REST = 4.0
 """Times what it cost last that the next map waits at least: maps take a fifth of one core at most."""
+FORMER_MAPS = 2
+"""Maps that are kept beside the one that is shown: the former scan's, and one that a swap has replaced."""
 
 
 class LiveMap:
@@ -30,10 +32,7 @@ class LiveMap:
     def takes(self, scan: Scan, card: ModelCard) -> bool:
         """Whether a card's predictions of a scan belong on this map."""
         same = card.input_shape == self._card.input_shape and card.pixel_size_m == self._card.pixel_size_m
-        if scan is not self.scan or not same:
-            return False
-        self.version = card.version
-        return True
+        return scan is self.scan and same
 
     def add(self, phase_rad: FloatArray, position_m: tuple[float, float]) -> None:
         """Add a prediction; FrameRejected when it cannot be placed."""
@@ -47,6 +46,63 @@ class LiveMap:
     def consistency(self) -> tuple[float | None, float | None]:
         """Spread of overlapping predictions in rad, and that over the spread of the map; None without overlaps."""
         return self._stitcher.consistency_rad, self._stitcher.consistency_ratio
+
+
+class ScanMaps:
+    """The map that is shown, and those before it, onto which what gets its position late still goes; of one thread."""
+
+    def __init__(self, edge: EdgeSection) -> None:
+        """Begin without a map."""
+        self._edge = edge
+        self._newest: tuple[Scan, ModelCard] | None = None
+        self._former: list[LiveMap] = []
+        self.live: LiveMap | None = None
+
+    def follow(self, scan: Scan, card: ModelCard) -> None:
+        """Know what was predicted last: its map is to be shown, and another scan's no longer."""
+        self._newest = scan, card
+        if self.live is not None and self.live.scan is not scan:
+            self._put_aside(self.live)
+            self.live = None
+
+    def of(self, scan: Scan, card: ModelCard) -> LiveMap:
+        """The map that a prediction of a scan goes onto; another scan, pixel or patch has another."""
+        known = next((one for one in self._all() if one.takes(scan, card)), None)
+        found = known or LiveMap(scan, card, self._edge)
+        found.version = card.version
+        if found is not self.live and self._is_to_show(found):
+            self._show(found)
+        elif known is None:
+            self._put_aside(found)
+        return found
+
+    def last_of(self, scan: Scan) -> StitchedMap | None:
+        """The map of a scan as it is now, the latest if it has several; None if it has none."""
+        made = (one.map() for one in self._all() if one.scan is scan)
+        return next((one for one in made if one is not None), None)
+
+    def clear(self) -> None:
+        """Forget all maps."""
+        self._former, self.live = [], None
+
+    def _all(self) -> list[LiveMap]:
+        """All maps, the latest first."""
+        return [*([] if self.live is None else [self.live]), *reversed(self._former)]
+
+    def _is_to_show(self, found: LiveMap) -> bool:
+        """Whether a map is that of what was predicted last, or of its scan at least while there is no other."""
+        if self._newest is None:
+            return False
+        return found.takes(*self._newest) or (self.live is None and found.scan is self._newest[0])
+
+    def _show(self, found: LiveMap) -> None:
+        self._former = [one for one in self._former if one is not found]
+        if self.live is not None:
+            self._put_aside(self.live)
+        self.live = found
+
+    def _put_aside(self, live: LiveMap) -> None:
+        self._former = [*self._former, live][-FORMER_MAPS:]
 
 
 class MapPublisher:

@@ -13,7 +13,7 @@ import numpy as np
 
 from iocs.edge_accounting import Account, Scan
 from iocs.edge_batches import FloatArray, Model, Outcome, Pending
-from iocs.edge_maps import LiveMap
+from iocs.edge_maps import LiveMap, ScanMaps
 from iocs.edge_messages import Note, StreamConfig
 from iocs.edge_positions import Placement, Waiting, open_positions
 from iocs.edge_recorder import Recorded, Recorder
@@ -22,7 +22,7 @@ from iocs.stream import Attribute, NdFrame
 from phasing.card import ModelCard
 from phasing.errors import PhaselineError
 from phasing.recording import LatePosition, Position
-from phasing.stitch import StitchedMap, warm_up
+from phasing.stitch import warm_up
 from pvdb import Severity
 
 log = logging.getLogger("phaseline.edge")
@@ -59,15 +59,13 @@ class Outlet:
         record = config.edge.record
         self._positions = open_positions(config.edge.positions, note)
         self._waiting: Waiting[Placeable] = Waiting(config.edge.positions)
+        self._maps = ScanMaps(config.edge)
         self.recorder = Recorder(
             config.recordings, quota_bytes=int(record.quota_gb * 1e9), queue_frames=record.queue_frames, note=note
         )
-        self._recordings = Recordings(self.recorder, self._last_map)
-        self._edge = config.edge
+        self._recordings = Recordings(self.recorder, self._maps.last_of)
         self.record = False
         self._newest: Scan | None = None
-        self._former: LiveMap | None = None
-        self.live: LiveMap | None = None
         self.latest_input: NdFrame | None = None
         self.rejected_because = ""
         self.failed: BaseException | None = None
@@ -76,6 +74,11 @@ class Outlet:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="edge-outlet", daemon=True)
         self._thread.start()
+
+    @property
+    def live(self) -> LiveMap | None:
+        """The map to show; None where nothing of the present scan is placed yet."""
+        return self._maps.live
 
     @property
     def waiting(self) -> int:
@@ -106,7 +109,7 @@ class Outlet:
         self._end_recordings()
         for waiting in self._waiting.give_up():
             self._account.count(waiting.pending.scan, "unplaced")
-        self.live = self._former = None
+        self._maps.clear()
 
     def close(self, timeout_s: float) -> None:
         """Publish what is under way, then end."""
@@ -183,8 +186,7 @@ class Outlet:
         if self._newest is not pending.scan:
             self._newest = pending.scan
             self._recordings.end_former()  # while its map is there
-            if self.live is not None:
-                self._former, self.live = self.live, None
+        self._maps.follow(pending.scan, card)
         placement = self._positions.find(pending.frame)
         self._publish(prediction(pending, phase_rad, card, placement))
         return placement
@@ -240,35 +242,16 @@ class Outlet:
         if pending.mismatch:  # it may not spoil the map of those that are right
             return
         try:
-            self._map_of(pending.scan, card).add(placeable.phase_rad, position_m)
+            self._maps.of(pending.scan, card).add(placeable.phase_rad, position_m)
         except Exception as error:  # noqa: BLE001 as where it is published; it counts as published already
             self._account.count(pending.scan, "unplaced")
             self._note(Note(f"frame {pending.frame.unique_id} is not stitched: {self._told(error)}", Severity.MINOR))
-
-    def _map_of(self, scan: Scan, card: ModelCard) -> LiveMap:
-        """The scan's map; another scan, pixel or patch begins a new one.
-
-        What gets its position when the next scan has begun goes onto the map of its own, which is shown no more.
-        """
-        for live in (self.live, self._former):
-            if live is not None and live.takes(scan, card):
-                return live
-        made = LiveMap(scan, card, self._edge)
-        if scan is self._newest:
-            self.live = made
-        else:
-            self._former = made
-        return made
 
     def _end_recordings(self) -> None:
         """Have the files of what is recorded finished, with the positions that are known by now."""
         if self._recordings.are_open:
             self._place_waiting(at_once=True)
             self._recordings.end()
-
-    def _last_map(self, scan: Scan) -> StitchedMap | None:
-        """The map of a scan as it is now; None if it has none."""
-        return next((one.map() for one in (self.live, self._former) if one is not None and one.scan is scan), None)
 
 
 def recorded(

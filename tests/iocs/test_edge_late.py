@@ -1,8 +1,9 @@
-"""Recordings of predictions whose positions come late, or never: each prediction once, in the file of its scan."""
+"""Predictions whose positions come late, or never: each once in the file of its scan, and on the map it belongs on."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from test_edge_pipeline import PATIENCE_S, Bench, model
 
 from iocs import edge_outlet
+from iocs.edge_batches import Model
 from iocs.edge_placement import NOT_YET, Placement
 from iocs.stream import NdFrame
 from phasing.recording import Recording, read_recording
@@ -143,6 +145,31 @@ def test_a_third_scan_ends_the_recording_of_the_first(tmp_path: Path, bench: Ben
     assert [rows(one) for one in kept(tmp_path)] == [
         expected("a", range(1, 3)), expected("b", range(11, 13), 11), expected("c", range(21, 23), 21)
     ]  # fmt: skip
+
+
+def test_predictions_of_two_pixel_sizes_whose_positions_alternate_make_two_maps(
+    tmp_path: Path, bench: Bench, source: Told
+) -> None:
+    former = bench.batches.model
+    given(bench, "a", 1, 2, 3)
+    assert former is not None
+    coarse = replace(former.card, version=2, pixel_size_m=2 * former.card.pixel_size_m)
+    bench.batches.swap(Model(former.engine, coarse))
+    given(bench, "a", 4, 5, 6, 7)
+    placed(bench, source, 1)
+    shown = [bench.outlet.live]
+    for unique_id in (4, 2, 5, 3, 6, 7):
+        placed(bench, source, unique_id)
+        shown.append(bench.outlet.live)
+    assert len(set(shown)) == 2 and set(shown[1:]) == {bench.outlet.live}, "the former is replaced once, and stays"
+    assert [one.added for one in shown if one is not None][::6] == [3, 4]
+    bench.batches.swap(former)
+    given(bench, "a", 8)
+    placed(bench, source, 8)
+    assert bench.outlet.live is shown[0], "a model that serves again goes on with its map"
+    bench.close()
+    (a,) = kept(tmp_path)
+    assert a.stitched is not None and a.stitched.pixel_size_m == former.card.pixel_size_m
 
 
 def test_each_of_several_scans_in_one_batch_has_its_recording_and_map(
