@@ -163,11 +163,11 @@ class EdgeSection(_Section):
     """Where frames come from and how they are predicted.
 
     threads: CPU threads of the engine, by default all cores that the process may use; parallel: batches that are
-    predicted at the same time, by default as many as threads, four at most. batch_size, max_wait_ms and min_counts are
-    where the setpoints start. `scan_pv` tells where a scan begins for
-    detectors whose frames carry no scan id: a text (the id), or a number that is 0 while no scan runs, such as the file
-    plugin's Capture_RBV; `expected_pv` says how many frames it will have. Empty turns either off. Both, and the stream
-    of positions where it is two PVs, may begin with `ca://`.
+    predicted at the same time, by default as many as threads, four at most; batch_size, max_wait_ms and min_counts:
+    where the setpoints start; max_map_px: the longest side of a stitched map, which takes 12 bytes a pixel while it is
+    made. `scan_pv` tells where a scan begins for detectors whose frames carry no scan id: a text (the id), or a number
+    that is 0 while no scan runs, such as the file plugin's Capture_RBV; `expected_pv` says how many frames it will
+    have. Empty turns either off. Both, and the stream of positions where it is two PVs, may begin with `ca://`.
     """
 
     stream: str | None = None
@@ -194,6 +194,7 @@ class EdgeSection(_Section):
     record: RecordSection = RecordSection()
     stitch_weight: Literal["probe", "flat", "center"] = "probe"
     align_offsets: bool = False
+    max_map_px: Annotated[int, Field(ge=1024, le=16384)] = 4096
     stitch_period_s: Positive = 0.5
     input_period_s: Positive = 0.1
     fetch_timeout_s: Positive = 15.0

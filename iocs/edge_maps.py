@@ -10,10 +10,12 @@ from iocs.edge_batches import FloatArray
 from iocs.maps import map_frame
 from iocs.stream import Attribute, NdFrame
 from phasing.card import ModelCard
-from phasing.stitch import StitchedMap, Stitcher, patch_weight
+from phasing.stitch import BeyondMap, StitchedMap, Stitcher, patch_weight
 
 REST = 4.0
 """Times what it cost last that the next map waits at least: maps take a fifth of one core at most."""
+NUM_ANEW = 8
+"""Predictions in a row beyond the map that may be a new one: fewer may be outliers themselves."""
 FORMER_MAPS = 2
 """Maps that are kept beside the one that is shown: the former scan's, and one that a swap has replaced."""
 
@@ -23,9 +25,11 @@ class LiveMap:
 
     def __init__(self, scan: Scan, card: ModelCard, edge: EdgeSection) -> None:
         """Begin an empty map for the predictions of a card."""
-        self.scan, self._card = scan, card
-        weight = patch_weight(card.probe_intensity, edge.stitch_weight)
-        self._stitcher = Stitcher(card.input_shape[1], card.pixel_size_m, weight, align_offsets=edge.align_offsets)
+        self.scan, self._card, self._edge = scan, card, edge
+        self._weight = patch_weight(card.probe_intensity, edge.stitch_weight)
+        self._stitcher = self._empty()
+        self._elsewhere: Stitcher | None = None
+        self._num_elsewhere = 0
         self.version = card.version
         self.added = 0
 
@@ -34,10 +38,47 @@ class LiveMap:
         same = card.input_shape == self._card.input_shape and card.pixel_size_m == self._card.pixel_size_m
         return scan is self.scan and same
 
-    def add(self, phase_rad: FloatArray, position_m: tuple[float, float]) -> None:
-        """Add a prediction; FrameRejected when it cannot be placed."""
-        self._stitcher.add(phase_rad, position_m)
+    def add(self, phase_rad: FloatArray, position_m: tuple[float, float]) -> bool:
+        """Add a prediction; FrameRejected when it cannot be placed. True when the map was begun anew for it.
+
+        It may be the map that lies in the wrong place, as when the first position of a scan is that of the stage at
+        rest. So what lies beyond it is stitched apart, and when NUM_ANEW in a row fit together there, and are more than
+        the map holds, they are the map.
+        """
+        try:
+            self._stitcher.add(phase_rad, position_m)
+        except BeyondMap:
+            self._add_elsewhere(phase_rad, position_m)
+            if self._num_elsewhere < max(NUM_ANEW, self.added + 1):
+                raise
+            self._begin_anew()
+            return True
+        self._elsewhere, self._num_elsewhere = None, 0
         self.added += 1
+        return False
+
+    def _add_elsewhere(self, phase_rad: FloatArray, position_m: tuple[float, float]) -> None:
+        try:
+            self._elsewhere = self._elsewhere or self._empty()
+            self._elsewhere.add(phase_rad, position_m)
+        except BeyondMap:
+            self._elsewhere, self._num_elsewhere = self._empty(), 0
+            self._elsewhere.add(phase_rad, position_m)
+        self._num_elsewhere += 1
+
+    def _begin_anew(self) -> None:
+        assert self._elsewhere is not None, "there is what outnumbers the map"
+        self._stitcher, self.added = self._elsewhere, self._num_elsewhere
+        self._elsewhere, self._num_elsewhere = None, 0
+
+    def _empty(self) -> Stitcher:
+        return Stitcher(
+            self._card.input_shape[1],
+            self._card.pixel_size_m,
+            self._weight,
+            align_offsets=self._edge.align_offsets,
+            max_canvas_px=self._edge.max_map_px,
+        )
 
     def map(self) -> StitchedMap | None:
         """The map as it is now; None before the first prediction."""
@@ -45,7 +86,8 @@ class LiveMap:
 
     def consistency(self) -> tuple[float | None, float | None]:
         """Spread of overlapping predictions in rad, and that over the spread of the map; None without overlaps."""
-        return self._stitcher.consistency_rad, self._stitcher.consistency_ratio
+        stitcher = self._stitcher
+        return stitcher.consistency_rad, stitcher.consistency_ratio
 
 
 class ScanMaps:

@@ -242,10 +242,19 @@ class Outlet:
         if pending.mismatch:  # it may not spoil the map of those that are right
             return
         try:
-            self._maps.of(pending.scan, card).add(placeable.phase_rad, position_m)
+            self._stitch(placeable, self._maps.of(pending.scan, card), position_m)
         except Exception as error:  # noqa: BLE001 as where it is published; it counts as published already
             self._account.count(pending.scan, "unplaced")
             self._note(Note(f"frame {pending.frame.unique_id} is not stitched: {self._told(error)}", Severity.MINOR))
+
+    def _stitch(self, placeable: Placeable, live: LiveMap, position_m: Position) -> None:
+        """Add to a map; what leaves it and what was refused before it begins anew change places in the account."""
+        before = live.added
+        if live.add(placeable.phase_rad, position_m):
+            scan, unique_id = placeable.pending.scan, placeable.pending.frame.unique_id
+            self._account.count(scan, "unplaced", before - (live.added - 1))
+            text = f"the map is begun anew with the last {live.added} predictions, up to frame {unique_id}"
+            self._note(Note(f"{text}: they lie too far from the {before} on it", Severity.MINOR))
 
     def _end_recordings(self) -> None:
         """Have the files of what is recorded finished, with the positions that are known by now."""

@@ -21,6 +21,10 @@ _FLAT_RAD = 1e-6
 _BAND_PX = 1 << 16
 
 
+class BeyondMap(FrameRejected):
+    """A prediction that lies too far from those on the map for one map to hold them all."""
+
+
 def warm_up() -> None:
     """Compile what stitching needs, which takes a second where it is not on disk yet, before the first prediction."""
     for align in (False, True):
@@ -126,8 +130,8 @@ class Stitcher:
     def add(self, phase_rad: FloatArray, position_m: tuple[float, float]) -> None:
         """Add one prediction, (n, n) float32 rad, whose centre lies at position_m (y, x).
 
-        Raises FrameRejected, leaving the map as it was, when the prediction or the position is not finite, the shape is
-        wrong or the map would grow beyond max_canvas_px.
+        Raises FrameRejected, leaving the map as it was, when the prediction or the position is not finite or the shape
+        is wrong, and BeyondMap when the map would grow beyond max_canvas_px.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             total = phase_rad.sum()  # what is not finite outlives a sum
@@ -190,7 +194,7 @@ class Stitcher:
     def _make_room(self, rows: slice, columns: slice, position_m: tuple[float, float]) -> None:
         used = (rows, columns) if self._used is None else (_union(self._used[0], rows), _union(self._used[1], columns))
         if max(one.stop - one.start for one in used) > self._max_canvas_px:
-            raise FrameRejected(f"a prediction at {position_m} m would grow the map beyond {self._max_canvas_px} px")
+            raise BeyondMap(f"a prediction at {position_m} m would grow the map beyond {self._max_canvas_px} px")
         have = tuple(slice(self._start[axis], self._start[axis] + self._canvas.shape[axis + 1]) for axis in (0, 1))
         if any(one.start < two.start or one.stop > two.stop for one, two in zip(used, have, strict=True)):
             self._grow([_padded(one, self._max_canvas_px) for one in used])

@@ -550,6 +550,55 @@ def test_nobody_waits_for_an_outlet_that_has_ended(bench: Bench) -> None:
     assert isinstance(bench.outlet.failed, SystemError)
 
 
+FAR = {"PositionX": 5000.0}
+
+
+@pytest.mark.parametrize("outliers", [1, 7])
+def test_a_map_that_outliers_began_is_begun_anew_at_the_scan(bench: Bench, outliers: int) -> None:
+    bench.give(*range(101, 101 + outliers), **FAR)
+    bench.give(*range(201, 208))
+    bench.settle()
+    assert bench.total.unplaced == 7
+    assert {note.text.partition(" is ")[2][:12] for note in bench.notes if "stitched" in note.text} == {"not stitched"}
+    bench.give(208, 209)
+    bench.settle()
+    assert bench.outlet.live is not None and bench.outlet.live.added == 9
+    assert bench.stitched is not None and bench.stitched.origin_m[1] < 1e-3
+    assert (bench.total.published, bench.total.unplaced) == (outliers + 9, outliers) == (bench.scan.published, outliers)
+    anew = [note for note in bench.notes if "begun anew" in note.text]
+    assert [(f"from the {outliers} on it" in note.text, note.severity) for note in anew] == [(True, Severity.MINOR)]
+
+
+def test_outliers_that_do_not_outnumber_the_map_or_not_fit_together_leave_it(bench: Bench) -> None:
+    bench.give(*range(1, 11))
+    bench.give(*range(11, 21), **FAR)
+    bench.settle()
+    assert bench.outlet.live is not None and bench.outlet.live.added == 10
+    for unique_id in range(21, 41):
+        bench.give(unique_id, PositionX=5000.0 * unique_id)
+    bench.settle()
+    assert (bench.outlet.live.added, bench.total.unplaced) == (10, 30)
+    bench.give(41)
+    bench.give(*range(42, 52), **FAR)
+    bench.settle()
+    assert bench.outlet.live.added == 11, "only those in a row count"
+    bench.give(52, 53, **FAR)
+    bench.settle()
+    assert (bench.outlet.live.added, bench.total.unplaced) == (12, 30 + 11)
+    assert bench.stitched is not None and bench.stitched.origin_m[1] > 1e-3
+
+
+def test_a_map_may_be_as_large_as_configured(make: Callable[..., Bench], tmp_path: Path) -> None:
+    for most_px, placed in ((1024, 1), (2048, 2)):
+        bench = make(max_map_px=most_px)
+        bench.batches.swap(model(tmp_path))
+        assert bench.batches.model is not None
+        bench.give(1, PositionX=0.0)
+        bench.give(2, PositionX=1500 * bench.batches.model.card.pixel_size_m * 1e6)
+        bench.settle()
+        assert bench.outlet.live is not None and bench.outlet.live.added == placed
+
+
 def test_a_swap_falls_between_two_frames_and_loses_none(bench: Bench, tmp_path: Path) -> None:
     bench.give(1, 2)
     former = bench.batches.swap(model(tmp_path, 2, 0.5))

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from stitch_samples import BEAM, PIXEL_M, SIDE, bilinear, cut, positions, stitched, truth, waves, whole
 
 from phasing.errors import FrameRejected
-from phasing.stitch import Stitcher
+from phasing.stitch import BeyondMap, Stitcher
 
 
 def test_patches_cut_anywhere_give_the_map_back_exactly_where_interpolation_is_exact() -> None:
@@ -74,7 +74,7 @@ def test_the_map_does_not_grow_without_bound() -> None:
     patch = np.ones((SIDE, SIDE), np.float32)
     stitcher.add(patch, (0.0, 0.0))
     stitcher.add(patch, (30 * PIXEL_M, -30 * PIXEL_M))
-    with pytest.raises(FrameRejected, match="64 px"):
+    with pytest.raises(BeyondMap, match="64 px"):
         stitcher.add(patch, (40 * PIXEL_M, 0.0))
     assert whole(stitcher).phase_rad.shape == (61, 61)
     stitcher.add(patch, (0.0, 0.0))
