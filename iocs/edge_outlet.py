@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from iocs.edge_accounting import Account, Scan
 from iocs.edge_batches import FloatArray, Model, Outcome, Pending
 from iocs.edge_maps import LiveMap, ScanMaps
 from iocs.edge_messages import Note, StreamConfig
+from iocs.edge_placement import NEVER, unplaced_because
 from iocs.edge_positions import Placement, Waiting, open_positions
 from iocs.edge_recorder import Recorded, Recorder
 from iocs.edge_recordings import Recordings
@@ -28,6 +30,8 @@ from pvdb import Severity
 log = logging.getLogger("phaseline.edge")
 LOOK_S = 0.02
 """How often predictions that wait for a position are looked at while no frame comes."""
+SCANS_UNDER_WAY = 8
+"""Scans that may have predictions under way: more are remembered than ever wait at once."""
 _NO_PIXELS = np.zeros((0, 0), np.uint8)
 
 
@@ -57,8 +61,9 @@ class Outlet:
         """`publish` sends a prediction, `done` hears of every batch that is through, `note` tells people."""
         self._account, self._publish, self._done, self._note = account, publish, done, note
         record = config.edge.record
-        self._positions = open_positions(config.edge.positions, note)
-        self._waiting: Waiting[Placeable] = Waiting(config.edge.positions)
+        self._section = config.edge.positions
+        self._positions = open_positions(self._section, note)
+        self._waiting: Waiting[Placeable] = Waiting(self._section)
         self._maps = ScanMaps(config.edge)
         self.recorder = Recorder(
             config.recordings, quota_bytes=int(record.quota_gb * 1e9), queue_frames=record.queue_frames, note=note
@@ -70,6 +75,7 @@ class Outlet:
         self.rejected_because = ""
         self.failed: BaseException | None = None
         self._logged = ""
+        self._told_unplaced: deque[Scan] = deque(maxlen=SCANS_UNDER_WAY)
         self._ended: Future[None] = Future()
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="edge-outlet", daemon=True)
@@ -148,7 +154,7 @@ class Outlet:
     def _through(self, future: "Future[list[Outcome]]", model: Model) -> None:
         """Publish a whole batch first: nobody who looks at a prediction waits for the map."""
         try:
-            published: list[tuple[Placeable, Position | None]] = []
+            published: list[tuple[Placeable, Placement]] = []
             for outcome in future.result():
                 if outcome.pending.scan is not self._newest:  # the scan before is placed before its map is put aside
                     self._place_all(published)
@@ -160,8 +166,8 @@ class Outlet:
             self._done()
         self._place_waiting()
 
-    def _handle(self, outcome: Outcome, card: ModelCard) -> tuple[Placeable, Position | None] | None:
-        """Publish or count a frame; the prediction, and its position if it has one or will never have."""
+    def _handle(self, outcome: Outcome, card: ModelCard) -> tuple[Placeable, Placement] | None:
+        """Publish or count a frame; the prediction and where it lies, unless that may still come."""
         pending = outcome.pending
         if outcome.counts is not None:
             self.latest_input = NdFrame(
@@ -193,7 +199,7 @@ class Outlet:
 
     def _sent(
         self, pending: Pending, phase_rad: FloatArray, card: ModelCard, placement: Placement
-    ) -> tuple[Placeable, Position | None] | None:
+    ) -> tuple[Placeable, Placement] | None:
         """Count and record what is published, and have it wait for its position if that may still come."""
         self._account.published(pending.scan, pending.frame, pending.arrival_ns)
         if pending.mismatch:
@@ -202,7 +208,7 @@ class Outlet:
         if self.record:
             self._recordings.add(pending.scan, recorded(pending, phase_rad, card, late or placement.position_m))
         if placement.final:
-            return Placeable(pending, phase_rad, card), placement.position_m
+            return Placeable(pending, phase_rad, card), placement
         # What waits for its position keeps nothing of the frame's memory: two thousand frames are a gigabyte.
         frame = replace(pending.frame, array=_NO_PIXELS)
         self._waiting.add(Placeable(replace(pending, frame=frame), phase_rad, card, late), frame, monotonic())
@@ -218,26 +224,38 @@ class Outlet:
             log.error("a frame cannot be published or placed", exc_info=error)
         return text
 
-    def _place_all(self, published: list[tuple[Placeable, Position | None]]) -> None:
-        for placeable, position_m in published:
-            self._place(placeable, position_m)
+    def _place_all(self, published: list[tuple[Placeable, Placement]]) -> None:
+        for placeable, placement in published:
+            self._place(placeable, placement)
         published.clear()
 
     def _place_waiting(self, *, at_once: bool = False) -> None:
         """Place what has its position by now or has waited for long enough; `at_once`: look at all of it."""
-        for placeable, position_m in self._waiting.ready(self._positions, monotonic(), at_once=at_once):
+        for placeable, placement in self._waiting.ready(self._find, monotonic(), at_once=at_once):
             if placeable.late is not None:
-                placeable.late.set_result(position_m)
-            self._place(placeable, position_m)
+                placeable.late.set_result(placement.position_m)
+            self._place(placeable, placement)
         former = self._recordings.former
         if former is not None and all(placeable.pending.scan is not former for placeable in self._waiting):
             self._recordings.end_former()
 
-    def _place(self, placeable: Placeable, position_m: Position | None) -> None:
-        """Put a prediction on its scan's map; one without a position is counted."""
-        pending, card = placeable.pending, placeable.card
+    def _find(self, frame: NdFrame) -> Placement:
+        """Where a frame lies that waits; nowhere if that cannot be found out, for those behind it go on."""
+        try:
+            return self._positions.find(frame)
+        except Exception as error:  # noqa: BLE001 as where it is published
+            self._note(Note(f"frame {frame.unique_id} is not placed: {self._told(error)}", Severity.MINOR))
+            return NEVER
+
+    def _place(self, placeable: Placeable, placement: Placement) -> None:
+        """Put a prediction on its scan's map; one without a position is counted, and said once for a scan."""
+        pending, card, position_m = placeable.pending, placeable.card, placement.position_m
         if position_m is None:
             self._account.count(pending.scan, "unplaced")
+            if pending.scan not in self._told_unplaced:
+                self._told_unplaced.append(pending.scan)
+                reason = unplaced_because(self._section, waited=not placement.final)
+                self._note(Note(f"frame {pending.frame.unique_id} is not stitched: {reason}", Severity.MINOR))
             return
         if pending.mismatch:  # it may not spoil the map of those that are right
             return

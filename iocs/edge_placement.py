@@ -20,6 +20,16 @@ NOT_YET = Placement(None, False)
 NEVER = Placement(None, True)
 
 
+def unplaced_because(section: PositionSection, *, waited: bool) -> str:
+    """Why a prediction has no position: it `waited` for one that did not come, or there is none for its frame."""
+    if section.source == "attributes":
+        return f"its attributes {section.y} and {section.x} are missing, or no finite numbers"
+    source = section.file if section.source == "file" else section.stream or f"{section.y} and {section.x}"
+    if waited:
+        return f"no position came from {source} in {section.wait_s:g} s, or before {section.waiting_frames} more waited"
+    return f"{source} tells no position for its time"
+
+
 class PositionSource(Protocol):
     """Where positions come from; `find` is cheap, and of one thread."""
 

@@ -80,25 +80,25 @@ class Waiting(Generic[Payload]):
         self._waits.append(_Waits(payload, frame, now_s))
 
     def ready(
-        self, source: PositionSource, now_s: float, *, at_once: bool = False
-    ) -> list[tuple[Payload, tuple[float, float] | None]]:
-        """What need not wait any longer, in the order it was added: with its position, or None when it is given up.
+        self, find: Callable[[NdFrame], Placement], now_s: float, *, at_once: bool = False
+    ) -> list[tuple[Payload, Placement]]:
+        """What need not wait any longer, in the order it was added; a placement that is not final is given up.
 
         Something that gets its position overtakes what still waits. However often this is called, all are looked at
         only so often that it takes a twentieth of the time; `at_once` looks now.
         """
-        done: list[tuple[Payload, tuple[float, float] | None]] = []
+        done: list[tuple[Payload, Placement]] = []
         while len(self._waits) > self._most:
             oldest = self._waits.popleft()
-            done.append((oldest.payload, source.find(oldest.frame).position_m))
+            done.append((oldest.payload, find(oldest.frame)))
         if not self._waits or (now_s < self._next_look_s and not at_once):
             return done
         began_s = perf_counter()
         waits, self._waits = self._waits, deque()
         for one in waits:
-            placement = source.find(one.frame)
+            placement = find(one.frame)
             if placement.final or now_s >= one.since_s + self._wait_s:
-                done.append((one.payload, placement.position_m))
+                done.append((one.payload, placement))
             else:
                 self._waits.append(one)
         self._next_look_s = now_s + max(WAITING_LOOK_S, REST * (perf_counter() - began_s))

@@ -52,22 +52,24 @@ SCAN_STATE = _edge.state(
 )
 
 
-def _counter(name: str, description: str, *, loss: bool = False) -> tuple[Pv, Pv]:
-    """A count since the last reset, and the same of the present scan; a loss in that raises the alarm of both."""
+_LOST, _UNPLACED = AlarmLimits(hihi=1), AlarmLimits(high=1)
+
+
+def _counter(name: str, description: str, *, alarms: AlarmLimits = AlarmLimits()) -> tuple[Pv, Pv]:
+    """A count since the last reset, and the same of the present scan, by whose limits both are in alarm."""
     total = _edge.integer(f"Frames{name}", description)
-    alarms = AlarmLimits(hihi=1) if loss else AlarmLimits()
     return total, _edge.integer(f"Scan{name}", f"This scan: {description[0].lower()}{description[1:]}", alarms=alarms)
 
 
 FRAMES_IN, SCAN_IN = _counter("In", "Frames received")
 FRAMES_OUT, SCAN_OUT = _counter("Out", "Predictions published")
-FRAMES_MISSED, SCAN_MISSED = _counter("Missed", "Gaps in ids, never arrived", loss=True)
-FRAMES_DROPPED, SCAN_DROPPED = _counter("Dropped", "Not held by our queue", loss=True)
-FRAMES_REJECTED, SCAN_REJECTED = _counter("Rejected", "Could not be predicted", loss=True)
+FRAMES_MISSED, SCAN_MISSED = _counter("Missed", "Gaps in ids, never arrived", alarms=_LOST)
+FRAMES_DROPPED, SCAN_DROPPED = _counter("Dropped", "Not held by our queue", alarms=_LOST)
+FRAMES_REJECTED, SCAN_REJECTED = _counter("Rejected", "Could not be predicted", alarms=_LOST)
 FRAMES_NO_MODEL, SCAN_NO_MODEL = _counter("NoModel", "Came without a model")
 FRAMES_EMPTY, SCAN_EMPTY = _counter("Empty", "Below MinCounts, unpredicted")
-FRAMES_UNPLACED, SCAN_UNPLACED = _counter("Unplaced", "Out, but not on the map")
-FRAMES_MISMATCHED, SCAN_MISMATCHED = _counter("Mismatched", "Out, but INVALID geometry", loss=True)
+FRAMES_UNPLACED, SCAN_UNPLACED = _counter("Unplaced", "Out, but not on the map", alarms=_UNPLACED)
+FRAMES_MISMATCHED, SCAN_MISMATCHED = _counter("Mismatched", "Out, but INVALID geometry", alarms=_LOST)
 FRAMES_WAITING = _edge.integer("FramesWaiting", "Predictions that wait for their position")
 REJECTED_BECAUSE = _edge.text("RejectedBecause", "Why the last rejected frame was")
 QUEUE_USED = _edge.number(

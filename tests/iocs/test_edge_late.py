@@ -15,6 +15,7 @@ from iocs.edge_batches import Model
 from iocs.edge_placement import NOT_YET, Placement
 from iocs.stream import NdFrame
 from phasing.recording import Recording, read_recording
+from pvdb import Severity
 
 
 class Told:
@@ -170,6 +171,34 @@ def test_predictions_of_two_pixel_sizes_whose_positions_alternate_make_two_maps(
     bench.close()
     (a,) = kept(tmp_path)
     assert a.stitched is not None and a.stitched.pixel_size_m == former.card.pixel_size_m
+
+
+def test_what_waits_in_vain_is_said_once_for_a_scan(tmp_path: Path, source: Told) -> None:
+    path = tmp_path / "positions.csv"
+    bench = Bench(tmp_path, positions={"source": "file", "file": path, "wait_s": 0.05})
+    bench.batches.swap(model(tmp_path))
+    given(bench, "a", 1, 2)
+    given(bench, "b", 3)
+    until(lambda: bench.total.unplaced == 3)
+    bench.close()
+    assert [note.severity for note in bench.notes] == [Severity.MINOR] * 2
+    assert all(f"no position came from {path} in 0.05 s" in note.text for note in bench.notes)
+
+
+def test_a_position_that_cannot_be_found_out_costs_its_prediction_alone(
+    bench: Bench, source: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(frame: NdFrame) -> Placement:
+        if frame.unique_id == 1:
+            raise ZeroDivisionError("odd")
+        return Placement(position_m(frame.unique_id), True)
+
+    given(bench, "a", 1, 2)
+    monkeypatch.setattr(source, "find", odd)
+    until(lambda: bench.outlet.waiting == 0)
+    bench.settle()
+    assert (bench.total.published, bench.total.unplaced) == (2, 1)
+    assert bench.notes[0].text == "frame 1 is not placed: ZeroDivisionError: odd"
 
 
 def test_each_of_several_scans_in_one_batch_has_its_recording_and_map(

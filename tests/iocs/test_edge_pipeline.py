@@ -380,7 +380,8 @@ def test_frames_dropped_where_no_gap_shows_hide_no_later_loss(bench: Bench) -> N
 
 
 def test_a_frame_that_a_reconnected_stream_sends_again_is_no_restarted_detector(bench: Bench) -> None:
-    frame = NdFrame(4, 1_700_000_000_000_000_000, np.full((SIDE_PX, SIDE_PX), 5, np.uint16), {"ScanId": "a"})
+    attributes = {"ScanId": "a", "PositionX": 0.4, "PositionY": 0.0}
+    frame = NdFrame(4, 1_700_000_000_000_000_000, np.full((SIDE_PX, SIDE_PX), 5, np.uint16), attributes)
     bench.give(1, 2, 3)
     bench.take(frame)
     bench.take(frame)
@@ -496,10 +497,14 @@ def test_a_new_scan_begins_a_new_map_and_a_restarted_detector_too(bench: Bench) 
 
 def test_predictions_without_a_position_are_published_but_not_stitched(bench: Bench) -> None:
     bench.give(1, PositionX=float("nan"))
+    bench.give(2, PositionX="left")
+    bench.give(3, scan_id="b", PositionX="left")
     bench.settle()
-    assert bench.ids == [1]
-    assert bench.total.unplaced == 1
+    assert bench.ids == [1, 2, 3]
+    assert bench.total.unplaced == 3
     assert bench.stitched is None
+    reason = "is not stitched: its attributes PositionY and PositionX are missing, or no finite numbers"
+    assert bench.notes == [Note(f"frame {n} {reason}", Severity.MINOR) for n in (1, 3)], "once for each scan"
 
 
 def test_a_frame_that_cannot_be_published_is_rejected_and_those_after_it_are_published(

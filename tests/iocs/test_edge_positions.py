@@ -382,16 +382,25 @@ def test_what_waits_leaves_with_its_position_in_order():
     source, waiting = Known(), Waiting(PositionSection(wait_s=5.0))
     for i in range(4):
         waiting.add(f"p{i}", frame(unique_id=i), now_s=0.0)
-    assert waiting.ready(source, 0.0) == [] and len(waiting) == 4
+    assert waiting.ready(source.find, 0.0) == [] and len(waiting) == 4 and list(waiting) == ["p0", "p1", "p2", "p3"]
     source[2], source[0], source[3] = Placement((2.0, 2.0), True), Placement((0.0, 0.0), True), NEVER
-    assert waiting.ready(source, 4.0) == [("p0", (0.0, 0.0)), ("p2", (2.0, 2.0)), ("p3", None)]
-    assert waiting.ready(source, 5.0) == [("p1", None)]
-    assert len(waiting) == 0 and waiting.ready(source, 9.0) == []
+    assert waiting.ready(source.find, 4.0) == [("p0", source[0]), ("p2", source[2]), ("p3", NEVER)]
+    assert waiting.ready(source.find, 5.0) == [("p1", NOT_YET)]
+    assert len(waiting) == 0 and waiting.ready(source.find, 9.0) == []
+
+
+def test_what_waits_is_looked_at_only_so_often_unless_at_once():
+    source, waiting = Known(), Waiting(PositionSection(wait_s=5.0))
+    waiting.add("p", frame(unique_id=1), now_s=0.0)
+    assert waiting.ready(source.find, 0.0) == []
+    source[1] = Placement((1.0, 1.0), True)
+    assert waiting.ready(source.find, 0.001) == []
+    assert waiting.ready(source.find, 0.001, at_once=True) == [("p", source[1])]
 
 
 def test_too_many_push_out_the_oldest():
     source, waiting = Known({1: Placement((1.0, 1.0), True)}), Waiting(PositionSection(waiting_frames=2))
     for i in range(4):
         waiting.add(i, frame(unique_id=i), now_s=0.0)
-    assert waiting.ready(source, 0.0) == [(0, None), (1, (1.0, 1.0))]
+    assert waiting.ready(source.find, 0.0) == [(0, NOT_YET), (1, source[1])]
     assert len(waiting) == 2 and waiting.give_up() == [2, 3] and len(waiting) == 0

@@ -100,7 +100,10 @@ def test_predictions_that_never_get_a_position_are_counted(line: Line) -> None:
     line.phase.take(4)
     line.shows(edge.FRAMES_UNPLACED, 4)
     line.shows(edge.FRAMES_WAITING, 0)
+    line.until(lambda: f"no position came from {TABLE} in 3 s" in line.value(edge.MESSAGE), "the reason is told")
     line.balanced(4)
+    for pv in (edge.FRAMES_UNPLACED, edge.SCAN_UNPLACED):
+        line.shows_alarm(pv, Severity.MINOR)
 
 
 def test_a_recording_holds_what_was_published(line: Line, table: Table) -> None:
