@@ -168,24 +168,21 @@ class Outlet:
 
     def _handle(self, outcome: Outcome, card: ModelCard) -> tuple[Placeable, Placement] | None:
         """Publish or count a frame; the prediction and where it lies, unless that may still come."""
-        pending = outcome.pending
-        if outcome.counts is not None:
-            self.latest_input = NdFrame(
-                pending.frame.unique_id, pending.frame.time_ns, outcome.counts, pending.frame.attributes, "counts"
-            )
+        pending, sent = outcome.pending, None
         if outcome.phase_rad is not None:
             try:
                 placement = self._send(pending, outcome.phase_rad, card)
             except Exception as error:  # noqa: BLE001 whatever a frame brings along costs no frame after it
-                self.latest_input = None
                 self.reject(pending.scan, f"frame {pending.frame.unique_id} is not published: {self._told(error)}")
                 return None
-            return self._sent(pending, outcome.phase_rad, card, placement)
-        if outcome.reason:
+            sent = self._sent(pending, outcome.phase_rad, card, placement)
+        elif outcome.reason:
             self.reject(pending.scan, f"frame {pending.frame.unique_id}: {outcome.reason}")
         else:
             self._account.count(pending.scan, "empty")
-        return None
+        if outcome.counts is not None:
+            self.latest_input = replace(pending.frame, array=outcome.counts, units="counts", severity=0, message="")
+        return sent
 
     def _send(self, pending: Pending, phase_rad: FloatArray, card: ModelCard) -> Placement:
         """Publish a prediction with its position, as far as that is known now."""

@@ -15,10 +15,9 @@ QUEUE_UPDATES = 4000
 _POLL_S = 0.2
 _QUIET_S = 10.0
 """How long the same complaint is not repeated."""
-
-
 _CONNECT_S = 5.0
 """How long a PV may take at start before that is said."""
+
 Complain = Callable[[str], None]
 
 
