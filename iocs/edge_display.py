@@ -70,7 +70,7 @@ class EdgeDisplay:
             # A larger count would come out negative, and without its alarm.
             total, scan = (min(getattr(c, field.name), LARGEST_INTEGER) for c in (status.mark.total, status.mark.scan))
             self._update(scan_pv, scan)
-            self._update(total_pv, total, severity=alarms.severity(scan_pv, scan), message="lost in this scan")
+            self._update(total_pv, total, severity=alarms.severity(scan_pv, scan), message="in this scan")
 
     def _show_latency(self, status: Status) -> None:
         """Latency; a negative one means that the clocks differ, and that none of it can be believed."""

@@ -24,7 +24,7 @@ from iocs.stream import Attribute, NdFrame
 from phasing.card import ModelCard
 from phasing.errors import PhaselineError
 from phasing.recording import LatePosition, Position
-from phasing.stitch import warm_up
+from phasing.stitch import StitchedMap, warm_up
 from pvdb import Severity
 
 log = logging.getLogger("phaseline.edge")
@@ -116,6 +116,10 @@ class Outlet:
         for waiting in self._waiting.give_up():
             self._account.count(waiting.pending.scan, "unplaced")
         self._maps.clear()
+
+    def record_map(self, live: LiveMap, stitched: StitchedMap) -> None:
+        """Record a map that was made to be shown, where its scan is recorded; safe from any thread."""
+        self._recordings.add_map(live.scan, stitched)
 
     def close(self, timeout_s: float) -> None:
         """Publish what is under way, then end."""

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, time, time_ns
 from typing import Any
@@ -25,7 +26,7 @@ from iocs.edge_consumer_child import vital
 from iocs.edge_consumer_merge import IDLE, WORKING
 from iocs.edge_consumer_models import Models
 from iocs.edge_consumer_orders import OUTCOME, REASON, VERSION, Became, Orders
-from iocs.stream import Attribute, Encoder, NdFrame, decode
+from iocs.stream import Attribute, Encoder, NdFrame, decode, time_stamp_ns
 from phasing.card import ModelCard
 from phasing.errors import FrameRejected
 
@@ -238,10 +239,9 @@ def _marked(frame: NdFrame) -> NdFrame:
 
 
 def _without_pixels(received: Any) -> NdFrame:
-    """As much of an update as can be said of one whose pixels cannot be read."""
-    try:
-        seconds = int(received.getLong("timeStamp.secondsPastEpoch"))
-        time_of_ns = seconds * 1_000_000_000 + int(received.getInt("timeStamp.nanoseconds"))
-        return NdFrame(int(received.getInt("uniqueId")), time_of_ns, NO_PIXELS)
-    except (pva.PvaException, LookupError, TypeError, ValueError):
-        return NdFrame(0, 0, NO_PIXELS)
+    """As much of an update as can be said of one that cannot be read."""
+    unique_id = time_ns = 0
+    with suppress(FrameRejected, pva.PvaException, LookupError, TypeError, ValueError):
+        unique_id = int(received.getInt("uniqueId"))
+        time_ns = time_stamp_ns(received)
+    return NdFrame(unique_id, time_ns, NO_PIXELS)

@@ -18,6 +18,7 @@ class Recordings:
         """`last_map` gives the map that a scan ends with, which the one published last may lack predictions of."""
         self._recorder, self._last_map = recorder, last_map
         self._open: deque[tuple[Scan, ScanRecording]] = deque()
+        self._present: tuple[Scan, ScanRecording] | None = None
 
     @property
     def are_open(self) -> bool:
@@ -33,8 +34,15 @@ class Recordings:
         """Record a prediction of the present scan, whose recording begins with its first."""
         if not self._open or self._open[-1][0] is not scan:
             self.end_former()
-            self._open.append((scan, self._recorder.begin(scan.scan_id, "")))
+            self._present = scan, self._recorder.begin(scan.scan_id, "")
+            self._open.append(self._present)
         self._recorder.add(prediction, self._open[-1][1])
+
+    def add_map(self, scan: Scan, stitched: StitchedMap) -> None:
+        """Record the map of the present scan as it is by now; safe from any thread, void for any other scan."""
+        present = self._present
+        if present is not None and present[0] is scan:
+            self._recorder.add_map(stitched, present[1])
 
     def end_former(self) -> None:
         """End the former scan's recording, if it is open: nothing of it waits any longer, or the next scan begins."""
@@ -43,6 +51,7 @@ class Recordings:
 
     def end(self) -> None:
         """End all recordings; positions that have not come by now stay unknown."""
+        self._present = None
         while self._open:
             self._end_oldest()
 

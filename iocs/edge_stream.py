@@ -12,7 +12,7 @@ from iocs.edge_accounting import Account
 from iocs.edge_batches import Model
 from iocs.edge_consumer_choice import Here, InConsumers
 from iocs.edge_intake import Intake
-from iocs.edge_maps import LiveMap, MapPublisher
+from iocs.edge_maps import MapPublisher
 from iocs.edge_messages import (
     DropModel,
     Event,
@@ -36,7 +36,6 @@ from iocs.edge_scans import ScanWatch
 from iocs.edge_warmer import Warmer
 from iocs.stream import StreamReader, StreamServer
 from phasing.errors import FrameRejected
-from phasing.stitch import StitchedMap
 
 POLL_S = 0.02
 COMMAND_PERIOD_S = 0.005
@@ -106,7 +105,7 @@ class EdgeStream:
             current=lambda: self._outlet.live,
             state=lambda: self._scan_state().name.title(),
             publish=lambda frame: self._streams.publish(config.stitched, frame),
-            made=self._record_map,
+            made=self._outlet.record_map,
         )
         self._warmer = Warmer(config.edge, config.engine_cache, self._predictor.make)
         self._last_frame_s = float("-inf")
@@ -276,10 +275,6 @@ class EdgeStream:
         frame, self._outlet.latest_input = self._outlet.latest_input, None
         if frame is not None:
             self._streams.publish(self._config.input, frame)
-
-    def _record_map(self, live: LiveMap, stitched: StitchedMap) -> None:
-        if self._outlet.record:
-            self._outlet.recorder.add_map(stitched)
 
 
 class Periodic:

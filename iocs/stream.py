@@ -159,7 +159,7 @@ def _decoded(received: Any) -> NdFrame | None:
     severity = received.getInt("alarm.severity") if received.hasField("alarm") else 0
     return NdFrame(
         unique_id=received.getInt("uniqueId"),
-        time_ns=_time_ns(received),
+        time_ns=time_stamp_ns(received),
         array=values.reshape(shape),
         attributes=attributes,
         severity=severity,
@@ -167,7 +167,7 @@ def _decoded(received: Any) -> NdFrame | None:
     )
 
 
-def _time_ns(received: Any) -> int:
+def time_stamp_ns(received: Any) -> int:
     """Unix time in nanoseconds; FrameRejected for what is none, which would fit neither a stream nor a recording."""
     seconds, nanoseconds = received.getLong("timeStamp.secondsPastEpoch"), received.getInt("timeStamp.nanoseconds")
     if not (0 <= seconds < LATEST_S and 0 <= nanoseconds < _NS):
