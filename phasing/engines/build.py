@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -47,10 +48,23 @@ def build_engine(
     names = engine_names_available() if options.name == AUTO else (options.name,)
     path = proof_path(onnx_bytes, card, options, names)
     proof = read_proof(path) if frames is None else None
-    engine = None if proof is None else _as_proven(reference, options, proof)
-    if engine is None:
-        engine, proof = _first_that_works(reference, options, names)
-        write_proof(path, proof)
+    if proof is None:
+        engine, made = _first_that_works(reference, options, names)
+        write_proof(path, made)
+        return engine
+    return _as_proven(reference, options, proof) or _in_place_of(proof, reference, options, names, path)
+
+
+def _in_place_of(
+    proof: Proof, reference: Reference, options: EngineOptions, names: Sequence[str], path: Path | None
+) -> Engine:
+    """An engine in place of one that was chosen and is not to be had any more; real frames have the last word."""
+    remarks: list[str] = []
+    if proof.precision == FLOAT32:  # real frames may have refused any other, which synthetic ones must not bring back
+        options, remarks = replace(options, precision=FLOAT32), [proof.remark] if proof.remark else []
+    engine, made = _first_that_works(reference, options, names, remarks)
+    if made.engine == proof.engine:  # else what hinders it may pass, such as a GPU that is full
+        write_proof(path, made)
     return engine
 
 
@@ -67,9 +81,11 @@ def _as_proven(reference: Reference, options: EngineOptions, proof: Proof) -> En
         return None
 
 
-def _first_that_works(reference: Reference, options: EngineOptions, names: Sequence[str]) -> tuple[Engine, Proof]:
+def _first_that_works(
+    reference: Reference, options: EngineOptions, names: Sequence[str], remarks: Sequence[str] = ()
+) -> tuple[Engine, Proof]:
     refusals: list[ModelError | MissingExtra] = []
-    remarks: list[str] = []
+    remarks = list(remarks)
     for name in names:
         try:
             return _proved(reference, replace(options, name=name), remarks)

@@ -82,13 +82,24 @@ def test_why_nothing_faster_serves_is_told_also_by_those_who_tried_nothing(
 
 @pytest.mark.parametrize("change", [{"version": "0.1"}, {"precision": "tf32"}, {"engine": "abacus"}, {"name": "other"}])
 def test_a_choice_that_no_longer_holds_is_made_again(bench: Bench, change: dict[str, str]) -> None:
-    bench.build(bench.real)
+    found = bench.build().difference_rad
     chosen = read_proof(bench.path)
-    assert chosen is not None and chosen.name == FLOAT32
-    write_proof(bench.path, replace(chosen, **change))  # type: ignore[arg-type]
-    assert bench.build().name == BFLOAT16
-    made_again = read_proof(bench.path)
-    assert made_again is not None and made_again.name == BFLOAT16
+    assert chosen is not None and chosen.name == BFLOAT16
+    outdated = replace(chosen, difference_rad=9.0, **change)  # type: ignore[arg-type]
+    write_proof(bench.path, outdated)
+    assert bench.build().difference_rad == found
+    # Where another engine serves in its place, that may be for a while.
+    assert read_proof(bench.path) == (outdated if change == {"engine": "abacus"} else chosen)
+
+
+def test_synthetic_frames_do_not_bring_back_what_real_ones_refused(bench: Bench) -> None:
+    remark = bench.build(bench.real).remark
+    chosen = read_proof(bench.path)
+    assert chosen is not None and remark
+    write_proof(bench.path, replace(chosen, version="0.1"))
+    made_again = bench.build()
+    assert (made_again.name, made_again.remark) == (FLOAT32, remark)
+    assert read_proof(bench.path) == chosen
 
 
 def test_a_proof_that_cannot_be_read_is_none(bench: Bench) -> None:
