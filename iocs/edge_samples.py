@@ -41,7 +41,7 @@ class SampleReader:
 
         `take` gets every update and what notes a complaint about it, in this reader's thread; what it raises as
         GarbageError, or for a field that is missing or of another type, is noted and the update skipped. `connected`
-        hears of both ends of a connection, in another thread.
+        hears of both ends of a connection, in the same thread.
         """
         self.name = name
         self._take, self._connected, self._note = take, connected, note
@@ -52,7 +52,6 @@ class SampleReader:
         self._lost = 0
         self._complaints: dict[str, float] = {}
         self._thread = threading.Thread(target=self._work, name=f"positions {name}", daemon=True)
-        self._channel.setConnectionCallback(self._hear)
         # The explicit field() is needed: without it no update ever arrives.
         self._channel.qMonitor(self._queue, f"record[queueSize={QUEUE_UPDATES}]field({fields})")
         self._thread.start()
@@ -63,8 +62,10 @@ class SampleReader:
         self._channel.stopMonitor()
         self._thread.join()
 
-    def _hear(self, is_connected: bool) -> None:
-        if self._closing.is_set() or is_connected == self._is_connected:
+    def _look_at_connection(self) -> None:
+        """Tell of a connection that came or went; pvapy's own callback for that can crash the process at any moment."""
+        is_connected = bool(self._channel.isConnected())
+        if is_connected == self._is_connected:
             return
         self._is_connected = is_connected
         self._connected(is_connected)
@@ -81,6 +82,7 @@ class SampleReader:
     def _work(self) -> None:
         began_s = monotonic()
         while not self._closing.is_set():
+            self._look_at_connection()
             try:
                 update = self._queue.get(_POLL_S)
             except pva.QueueEmpty:

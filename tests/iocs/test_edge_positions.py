@@ -13,6 +13,7 @@ from harness import START_S, Process, start_script
 from loopback import HERE
 
 import iocs.edge_position_file
+import iocs.edge_samples
 from iocs.config import PositionSection
 from iocs.edge_position_streams import table_samples
 from iocs.edge_positions import Placement, Waiting, open_positions
@@ -54,8 +55,9 @@ def placed(source, one):
 
 
 @pytest.fixture
-def opened():
-    """Opens sources of positions and closes them in the end."""
+def opened(monkeypatch):
+    """Opens sources of positions and closes them in the end; that one connects late is not said."""
+    monkeypatch.setattr(iocs.edge_samples, "_CONNECT_S", START_S)
     sources = []
 
     def open_one(**options):
