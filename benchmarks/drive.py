@@ -18,6 +18,10 @@ GROWTH_LIMIT_S = 0.1
 LEAD_S = 1.0
 TAIL_FRAMES = 64
 """Behind the counted frames: more than may lie in unfilled batches of 8 in four consumers."""
+QUIET_S, SEEN_QUIET_S = 1.0, 5.0
+"""How long nothing comes until all is taken to have come that will: after a run, and where frames are waited for."""
+_LOSSY_QUIET_S = 1.0
+"""The same where frames may well be lost."""
 _CAUTION, _STEP, _LARGEST_STEP, _RESOLUTION = 0.95, 1.05, 1.3, 1.025
 _NARROW_SHARE = 0.01
 _PUBLISHER_SHARE = 0.98
@@ -110,11 +114,11 @@ class Rig:
         """Start the process at the end of the way: a viewer of the streams named, or another that answers like it."""
         self._viewer = self._child(["-m", module, *arguments], "viewer")
 
-    def connect(self, *, num: int = TAIL_FRAMES, rate_hz: float = 200.0, attempts: int = 20) -> None:
+    def connect(self, *, num: int = TAIL_FRAMES, rate_hz: float = 200.0, attempts: int = 60) -> None:
         """Send a few frames again and again until they come through; BenchmarkError when they never do."""
         for _ in range(attempts):
             first = self._next
-            run = self.run(rate_hz, 2 * num, lead=0)
+            run = self.run(rate_hz, 2 * num, lead=0, quiet_s=_LOSSY_QUIET_S)
             if set(range(first, first + num)) <= set(run.seen[:, 0].tolist()):
                 return
         raise BenchmarkError(f"frames do not come through: the viewer saw {len(run.seen)} of {2 * num}")
@@ -131,14 +135,14 @@ class Rig:
         """Have the publisher end what it was asked to send."""
         self._publisher.tell(stop=True)
 
-    def finish(self, first: int, *, lead: int = 0, quiet_s: float = 1.0, timeout_s: float = 300.0) -> Run:
+    def finish(self, first: int, *, lead: int = 0, quiet_s: float | None = None, timeout_s: float = 300.0) -> Run:
         """Wait until all that `begin` asked for is sent and seen, or nothing comes any more."""
         assert self._viewer is not None
         sent = self._publisher.answer(timeout_s)
         sent_ns = np.load(self._sent_log)
         last = first + len(sent_ns) - 1
         self._next = last + 1
-        self._viewer.ask(timeout_s, do="wait", until=last, quiet_s=quiet_s)
+        self._viewer.ask(timeout_s, do="wait", until=last, quiet_s=QUIET_S if quiet_s is None else quiet_s)
         self._viewer.ask(do="save", path=str(self._seen_log))
         return Run(
             start=first,
@@ -150,7 +154,7 @@ class Rig:
             lateness_s=sent["lateness_s"],
         )
 
-    def run(self, rate_hz: float, count: int, *, lead: int, quiet_s: float = 1.0) -> Run:
+    def run(self, rate_hz: float, count: int, *, lead: int, quiet_s: float | None = None) -> Run:
         """Send `count` frames of which `lead` at the start, and the tail, are not counted; logs of both ends."""
         first = self.begin(rate_hz, count)
         return self.finish(first, lead=lead, quiet_s=quiet_s)
@@ -161,10 +165,10 @@ class Rig:
         self._publisher.ask(first=first, count=count, rate_hz=0, log=str(self._sent_log))
         return first + count - 1
 
-    def wait_seen(self, until: int, quiet_s: float = 5.0) -> None:
+    def wait_seen(self, until: int) -> None:
         """Wait for an id; BenchmarkError when nothing comes any more."""
         assert self._viewer is not None
-        if self._viewer.ask(120.0, do="wait", until=until, quiet_s=quiet_s)["highest"] < until:
+        if self._viewer.ask(120.0, do="wait", until=until, quiet_s=SEEN_QUIET_S)["highest"] < until:
             raise BenchmarkError(f"frame {until} never came")
 
     def clear(self) -> None:
@@ -174,7 +178,7 @@ class Rig:
 
     def capacity_hz(self, *, count: int = 2000, rate_hz: float = 0.0) -> float:
         """Frames a second that come out while more lie in wait: where the search for the sustained rate begins."""
-        seen = self.run(rate_hz, count, lead=0).seen
+        seen = self.run(rate_hz, count, lead=0, quiet_s=_LOSSY_QUIET_S).seen
         middle = seen[len(seen) // 5 : -max(1, len(seen) // 20), 1]
         if len(middle) < 2:
             raise BenchmarkError(f"of {count} frames only {len(seen)} came through")

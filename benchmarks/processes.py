@@ -154,11 +154,9 @@ class Child:
 def descendants(pid: int) -> list[int]:
     """All living children of a process, and theirs."""
     found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except FileNotFoundError:  # the thread ended meanwhile
-            continue
-        for child in children:
-            found += [child, *descendants(child)]
+    with suppress(FileNotFoundError, ProcessLookupError):  # what is being read may end meanwhile
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                for child in map(int, (task / "children").read_text().split()):
+                    found += [child, *descendants(child)]
     return found

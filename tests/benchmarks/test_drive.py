@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from benchmarks.drive import Run, Trial, highest_rate
 from benchmarks.processes import BenchmarkError, Child, descendants
+
+PATIENCE_S = 60.0
 
 
 def trial(rate_hz, limit_hz, *, narrow=False):
@@ -57,12 +60,21 @@ def test_latency_is_from_the_post_to_the_arrival_of_the_same_frame():
 
 
 def test_a_child_takes_its_children_along(tmp_path):
+    deadline_s = time.monotonic() + PATIENCE_S
     script = "import subprocess, sys; print('ready', flush=True); subprocess.run([sys.executable, '-c', 'input()'])"
     with Child(["-c", script], tmp_path / "log") as child:
         while not (grandchildren := descendants(child.process.pid)):
-            assert child.process.poll() is None
-    for pid in [child.process.pid, *grandchildren]:
-        assert not alive(pid)
+            assert child.process.poll() is None and time.monotonic() < deadline_s
+            time.sleep(0.02)
+    wait_gone([child.process.pid, *grandchildren])
+
+
+def wait_gone(pids):
+    """A killed process is there for a moment yet, and its children for one more."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while any(map(alive, pids)):
+        assert time.monotonic() < deadline_s, f"one of {pids} lives on"
+        time.sleep(0.02)
 
 
 def alive(pid):
@@ -77,7 +89,7 @@ def test_a_child_that_does_not_start_says_why(tmp_path):
         Child(["-c", "raise SystemExit('no such thing')"], tmp_path / "log")
 
 
-def test_interrupted_runs_leave_no_process_behind(tmp_path):
+def test_interrupted_runs_leave_no_process_behind(tmp_path, limited):
     script = """
 import signal, sys
 from pathlib import Path
@@ -88,11 +100,12 @@ with Child(["-c", "print('ready', flush=True); input()"], Path(sys.argv[1])) as 
     signal.pause()
 """
     root = str(Path(__file__).parents[2])
-    with subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "log")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         text=True, env=os.environ | {"PYTHONPATH": root},
-    ) as process:  # fmt: skip
+    )  # fmt: skip
+    with limited(child) as process:
         pid = int(process.stdout.readline())
         process.terminate()
-        process.wait(60)
-    assert not alive(pid)
+        process.wait(PATIENCE_S)
+    wait_gone([pid])

@@ -29,6 +29,7 @@ def test_bare_engines(material):
     assert chosen.reference.name == "onnxruntime"
 
 
+@pytest.mark.usefixtures("patient")
 def test_whole_edge_loses_nothing_at_a_low_rate(material, network, tmp_path):
     with engine.bench(material, SETUP) as bare:
         measured = whole_edge.run(material, tmp_path, network, bare, batches=(4,), seconds=0.3, trials=1, burst=64)
@@ -54,13 +55,15 @@ def test_receive(material, network, tmp_path, side_px):
     assert set(found) == {f"receive_fps_{side_px}"}
 
 
+@pytest.mark.usefixtures("patient")
 def test_latency_and_swap(material, network, tmp_path):
     found = figures_by_key(live.measure(material, tmp_path, network, seconds=0.2, swaps=1, quiet_s=0.2))
     assert set(found) == {"latency_median_ms", "latency_p99_ms", "swap_lost", "swap_gap_periods"}
-    assert found["latency_median_ms"].value > 0
+    assert found["latency_median_ms"].detail["viewer_ms"] > 0
     assert found["swap_lost"].value == 0
 
 
+@pytest.mark.usefixtures("patient")
 def test_memory(material, network, tmp_path):
     found = figures_by_key(memory.measure(material, tmp_path, network, frames=140, settled=60))
     detail = found["memory_growth_percent"].detail
@@ -73,6 +76,7 @@ def test_without_a_gpu_it_says_so(material, network, tmp_path, monkeypatch):
     assert [figure.note for figure in gpu.measure(material, tmp_path, network)] == ["no GPU", "no GPU"]
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_publisher_keeps_its_ids_and_ends_when_told(material, network, tmp_path):
     with Rig(tmp_path, material) as rig:
         rig.view(arguments=[STREAM])
