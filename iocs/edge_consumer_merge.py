@@ -17,7 +17,7 @@ from iocs.edge_consumer_child import vital
 
 IDLE, WORKING = 0, 1
 """Ids of updates without pixels: a consumer has nothing, or has begun to work; a greater one is a process's."""
-GRACE_S = 1.0
+GRACE_S = 3.0
 """How long a frame waits for consumers that say they have nothing or are gone: for frames on their way to them."""
 HOLD_S = 30.0
 """How long a frame waits for a consumer that is busy."""
