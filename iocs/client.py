@@ -10,6 +10,9 @@ from typing import Any
 from phasing.errors import MissingExtra, PhaselineError
 from pvdb import Kind, Pv, full_name
 
+GET_S, PUT_S, CONNECT_S = 5.0, 30.0, 15.0
+"""How long a PV may take to answer, to complete a put, and to connect, where a caller does not say."""
+
 
 class ClientError(PhaselineError):
     """A PV that is not there, a put that failed, or a condition that did not come true in time."""
@@ -60,17 +63,19 @@ class Client:
         """The full name of a PV."""
         return full_name(self._prefix, pv, self._renames)
 
-    def get(self, pv: Pv, *, timeout_s: float = 5.0) -> Any:
+    def get(self, pv: Pv, *, timeout_s: float | None = None) -> Any:
         """The value now: a number, text, the name of a state, or a list; ClientError when the PV does not answer."""
+        timeout_s = GET_S if timeout_s is None else timeout_s
         try:
             return _plain(pv, self._context.get(self.name(pv), timeout=timeout_s))
         except (TimeoutError, OSError) as error:
             raise ClientError(f"{self.name(pv)} does not answer") from error
 
-    def put(self, pv: Pv, value: Any, *, timeout_s: float = 30.0) -> None:
+    def put(self, pv: Pv, value: Any, *, timeout_s: float | None = None) -> None:
         """Put and wait for completion; ClientError with the IOC's reason when it is refused or fails."""
         from p4p.client.thread import Cancelled, Disconnected, RemoteError
 
+        timeout_s = PUT_S if timeout_s is None else timeout_s
         try:
             self._context.put(self.name(pv), _put_value(pv, value), timeout=timeout_s, get=False)
         except RemoteError as error:
@@ -90,7 +95,7 @@ class Client:
             take = partial(self._update, pv)
             options = {"notify_disconnect": True, "queue": self._updates}
             self._subscriptions.append(monitor(self._context, self.name(pv), take, **options))
-        self.wait(lambda: all(self._values.get(pv) is not None for pv in pvs), f"{len(pvs)} PVs connect", 15.0)
+        self.wait(lambda: all(self._values.get(pv) is not None for pv in pvs), f"{len(pvs)} PVs connect", CONNECT_S)
 
     def value(self, pv: Pv) -> Any:
         """The last value of a watched PV; None while it is disconnected."""

@@ -18,7 +18,7 @@ from hpc_bridge.ports import Json
 from hpc_bridge.runner import FlowRunner
 from hpc_bridge.workers import WorkerSetup
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 def flow(log: str) -> Json:

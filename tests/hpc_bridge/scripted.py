@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hpc_bridge.errors import BridgeError, TaskFailed
 from hpc_bridge.ports import ActionState, ActionStatus, Json
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @dataclass

@@ -25,7 +25,7 @@ from phasing.geometry import Geometry
 from phasing.scanwriter import ScanWriter
 from phasing.simulate import SimulatedScan, spiral
 
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 GEOMETRY = Geometry(10_400.0, 1.9, 220e-6, (32, 32), 32)
 
 

@@ -20,6 +20,16 @@ def environment():
     return {**os.environ, "PYTHONPATH": f"{HERE.parent.parent}{os.pathsep}{HERE}"}
 
 
+def said(process):
+    """Status and output of a process once it has ended; one that does not is not waited for without an end."""
+    with process:
+        try:
+            output, _ = process.communicate(timeout=DEADLINE_S)
+        finally:
+            process.kill()
+    return process.returncode, output
+
+
 class Host:
     """The folder that outlives the killed processes."""
 
@@ -36,14 +46,10 @@ class Host:
 
     def kill(self, moment):
         """Start and let it kill itself at that moment."""
-        with self.start(moment) as process:
-            process.communicate(timeout=DEADLINE_S)
-        assert process.returncode == -9
+        assert said(self.start(moment))[0] == -9
 
     def finish(self):
-        with self.start() as process:
-            output, _ = process.communicate(timeout=DEADLINE_S)
-        assert output.splitlines()[-1] == "done"
+        assert said(self.start())[1].splitlines()[-1] == "done"
 
     def check(self):
         lines = [line.split() for line in (self.folder / "log").read_text().splitlines()]
@@ -107,11 +113,13 @@ sys.stdin.read()
 
 def test_a_running_job_dies_with_its_parent_and_is_known_to_be_lost(tmp_path):
     command = [sys.executable, "-c", BLOCKED, str(tmp_path)]
-    with Pipe(tmp_path / "said") as said, Pipe(tmp_path / "heard"):
+    with Pipe(tmp_path / "said") as tag, Pipe(tmp_path / "heard"):
         process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment())
         with process:
-            pid = int(said.line().split()[1])
-            process.kill()
+            try:
+                pid = int(tag.line().split()[1])
+            finally:
+                process.kill()
             wait_for_death(pid)
     store = ActionStore(tmp_path / "c.sqlite")
     assert len(store.unfinished()) == 1

@@ -2,6 +2,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -293,15 +294,21 @@ def test_refuses_unknown_engines_and_options_and_names_a_missing_library(
 @pytest.mark.parametrize("name", NAMES)
 def test_the_interpreter_runs_on_while_an_engine_computes(exported: Any, name: str) -> None:
     engine = built(exported, name=name, batch_size=64)
+    deadline_s = time.monotonic() + 60.0
+    while _turns_beside(engine, frames(64 * 8)) <= 1000:  # as may be once where the machine gives us no core
+        assert time.monotonic() < deadline_s
+
+
+def _turns_beside(engine: Engine, many: FloatArray) -> int:
+    """How often this thread gets round a loop while another is in an engine."""
     done = threading.Event()
-    many = frames(64 * 8)
     worker = threading.Thread(target=lambda: (engine.infer(many), done.set()))
     turns = 0
     worker.start()
     while not done.is_set():
         turns += 1
     worker.join()
-    assert turns > 1000
+    return turns
 
 
 def test_names_are_found_without_importing_libraries() -> None:

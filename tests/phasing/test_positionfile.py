@@ -200,10 +200,10 @@ def test_hdf5_that_may_be_in_the_writing_is_not_touched_and_a_cut_one_refused(pa
 WRITER = "import h5py, sys; file = h5py.File(sys.argv[1], 'a'); file.flush(); print('open', flush=True); input()"
 
 
-def test_a_writer_keeps_us_not_away_nor_we_a_writer(path):
+def test_a_writer_keeps_us_not_away_nor_we_a_writer(path, limited):
     hdf5(path, x=[1.0], y=[2.0], id=[3])
     command = [sys.executable, "-c", WRITER, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+    with limited(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)) as writer:
         assert writer.stdout.readline() == "open\n"
         assert as_dict(opened(path).read()) == {3: (2.0, 1.0)}
         writer.communicate("\n")

@@ -263,11 +263,11 @@ def test_a_killed_writer_leaves_what_it_flushed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stitched.weight, stitched_map(69).weight)
 
 
-def test_a_part_gets_its_name_only_when_its_writer_is_dead(tmp_path: Path) -> None:
+def test_a_part_gets_its_name_only_when_its_writer_is_dead(tmp_path: Path, limited: Any) -> None:
     path = tmp_path / "20260101T000000.000000Z_a.h5"
     folder = RecordingFolder(tmp_path, 10**9)
-    with writing_process(path, "wait") as process:
-        assert process.stdout is not None and process.stdout.readline() == "70\n"
+    with limited(writing_process(path, "wait")) as process:
+        assert process.stdout.readline() == "70\n"
         assert is_being_written(part_path(path))
         assert read_recording(part_path(path)).num_frames == 70
         assert folder.refresh() == [] and folder.used_bytes == 0
