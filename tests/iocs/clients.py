@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 
 DEADLINE_S = 45.0
 _PRIORITIES = itertools.cycle(range(99))
@@ -62,10 +63,12 @@ def ca_put(name, value):
 
 @contextmanager
 def pva(**options):
-    """A p4p context."""
+    """A p4p context that waits for long where nobody says otherwise."""
     from p4p.client.thread import Context
 
     with Context("pva", **options) as context:
+        for name in ("get", "put", "rpc"):
+            setattr(context, name, partial(getattr(context, name), timeout=DEADLINE_S))
         yield context
 
 

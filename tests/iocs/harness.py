@@ -14,8 +14,11 @@ from typing import Any
 
 from loopback import Ports
 
-START_S = 60.0
-STOP_S = 10.0
+START_S = 120.0
+STOP_S = 60.0
+"""Longer than whatever the IOCs themselves wait for in the end."""
+LOOK_S = 0.02
+"""How often is looked at processes that are nobody's children here."""
 
 
 PORTS = Ports()
@@ -41,6 +44,7 @@ class Process:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True, start_new_session=True
             )
+        self.told = 0
         self.lines: list[str] = []
         self._heard = threading.Condition()
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -57,8 +61,21 @@ class Process:
                     return line
         raise AssertionError(f"no such line ({found=}): {self.lines}\n{self._log.read_text()[-3000:]}")
 
+    def count(self, line: str) -> int:
+        """How often the child has printed a line."""
+        with self._heard:
+            return self.lines.count(line)
+
+    def wait_count(self, line: str, number: int, timeout_s: float = START_S) -> None:
+        """Wait until the child has printed a line that often; AssertionError with the log when it does not."""
+        with self._heard:
+            self._heard.wait_for(lambda: self.lines.count(line) >= number or self.process.poll() is not None, timeout_s)
+            found = self.lines.count(line)
+        assert found >= number, f"not {number} times {line!r}: {self.lines[-20:]}\n{self._log.read_text()[-3000:]}"
+
     def tell(self, line: str) -> None:
         """Write a line to the child."""
+        self.told += 1
         assert self.process.stdin is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
@@ -75,6 +92,9 @@ class Process:
             self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)  # also children that were stopped: they hold our pipe
+            raise
         finally:
             self.process.kill()
             self.process.wait()
@@ -96,12 +116,16 @@ class Process:
             self._heard.notify_all()
 
 
-def start_ioc(name: str, config: Path) -> Process:
+def ioc_command(name: str, config: Path, constants: str = "") -> list[str]:
+    """The command line of one IOC; `constants` is code that changes the product's before it begins."""
+    program = ["-c", f"import sys; {constants}; from iocs.cli import main; sys.exit(main())"]
+    return [sys.executable, *(program if constants else ("-m", "iocs.cli")), "ioc", name, "--config", str(config)]
+
+
+def start_ioc(name: str, config: Path, constants: str = "") -> Process:
     """One IOC by the command line, serving when this returns."""
-    command = [sys.executable, "-m", "iocs.cli", "ioc", name, "--config", str(config), "--verbose", "--attached"]
-    process = Process(command, config.parent / f"{name}.log")
-    process.wait_line(lambda line: "serving" in line)
-    return process
+    command = [*ioc_command(name, config, constants), "--verbose", "--attached"]
+    return _ready(Process(command, config.parent / f"{name}.log"), lambda line: "serving" in line)
 
 
 @contextmanager
@@ -117,8 +141,16 @@ def running(name: str, config: Path) -> Iterator[Process]:
 
 def start_script(path: Path, log: Path, *arguments: Any) -> Process:
     """A helper script of the tests, ready when this returns."""
-    process = Process([sys.executable, str(path), *map(str, arguments)], log)
-    process.wait_line(lambda line: line == "ready")
+    return _ready(Process([sys.executable, str(path), *map(str, arguments)], log), lambda line: line == "ready")
+
+
+def _ready(process: Process, condition: Callable[[str], bool]) -> Process:
+    """A process that has said so; one that has not is not left behind."""
+    try:
+        process.wait_line(condition)
+    except BaseException:
+        process.kill()
+        raise
     return process
 
 
@@ -133,16 +165,26 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def command_line(pid: int) -> bytes:
+    """The words of a process's command line, each with a NUL behind it; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def wait_gone(pids: list[int]) -> None:
     """Wait until processes have ended; AssertionError naming those that have not."""
     deadline = time.monotonic() + START_S
     left = pids
     while left:
-        left = [pid for pid in left if _alive(pid)]
+        left = [pid for pid in left if alive(pid)]
         assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(LOOK_S)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):  # it may end between opening and reading

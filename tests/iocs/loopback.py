@@ -16,7 +16,9 @@ from iocs.config import Network
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
+CLIENT_S = 45.0
+"""How long caproto's clients wait where nobody says otherwise; 2 s without it."""
 BLOCK = 8
 
 
@@ -45,7 +47,8 @@ class Ports:
         """This process's environment with the test's EPICS settings and no others."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("EPICS_")}
         paths = f"{ROOT}{os.pathsep}{HERE}"
-        return inherited | self.network.environment() | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        patience = {"CAPROTO_DEFAULT_TIMEOUT": str(CLIENT_S)}
+        return inherited | self.network.environment() | patience | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
     def toml(self):
         """The [network] section of a configuration file."""

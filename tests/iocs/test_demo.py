@@ -20,6 +20,7 @@ num_epochs = {retrieval}
 batch_size = 50
 """
 TIMEOUT_S = 400
+PATIENCE_S = 60
 
 
 class Demo:
@@ -69,7 +70,8 @@ class Demo:
 
 def _command(*words: str) -> str:
     """What a command-line client prints."""
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    environment = os.environ | {"CAPROTO_DEFAULT_TIMEOUT": f"{PATIENCE_S}"}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False, env=environment)
     assert done.returncode == 0, f"{words}: {done.stderr}"
     return done.stdout
 
@@ -84,16 +86,20 @@ def _look_on(prefix: str) -> None:
     loss = f"{prefix}Train:Epochs"
     assert loss in _command(str(tools / "caproto-get"), "--no-repeater", loss)
     _command(str(tools / "caproto-put"), "--no-repeater", f"{prefix}Edge:MaxWait", "7")
-    assert _python(f"import epics; print(epics.caget('{prefix}Edge:MaxWait'))") == "7.0"
-    assert _python(f"import epics; print(epics.caput('{prefix}Edge:MaxWait', 6, wait=True))") == "1"
-    assert "6" in _command(sys.executable, "-W", "ignore", "-m", "p4p.client.cli", "get", f"{prefix}Edge:MaxWait")
-    put = f"from p4p.client.thread import Context; c = Context('pva'); c.put('{prefix}Edge:MaxWait', 5)"
-    assert _python(f"{put}; print(float(c.get('{prefix}Edge:MaxWait')))") == "5.0"
+    patient = f"timeout={PATIENCE_S}, connection_timeout={PATIENCE_S}"
+    assert _python(f"import epics; print(epics.caget('{prefix}Edge:MaxWait', {patient}))") == "7.0"
+    assert _python(f"import epics; print(epics.caput('{prefix}Edge:MaxWait', 6, wait=True, {patient}))") == "1"
+    p4p = (sys.executable, "-W", "ignore", "-m", "p4p.client.cli", "-w", str(PATIENCE_S))
+    assert "6" in _command(*p4p, "get", f"{prefix}Edge:MaxWait")
+    patient = f"timeout={PATIENCE_S}"
+    put = f"from p4p.client.thread import Context; c = Context('pva'); c.put('{prefix}Edge:MaxWait', 5, {patient})"
+    assert _python(f"{put}; print(float(c.get('{prefix}Edge:MaxWait', {patient})))") == "5.0"
     count = f"{prefix}Workflow:Ioc:Heartbeat"
     monitored = f"import epics, time; s = []; p = epics.PV('{count}', callback=lambda value, **k: s.append(value))"
-    patience = "end = time.time() + 10\nwhile len(set(s)) < 2 and time.time() < end: epics.poll(0.05)"
+    patience = f"end = time.time() + {PATIENCE_S}\nwhile len(set(s)) < 2 and time.time() < end: epics.poll(0.05)"
     assert int(_python(f"{monitored}\n{patience}\nprint(len(set(s)))")) >= 2
-    shape = f"import pvaccess; d = pvaccess.Channel('{prefix}Det:Pva1:Image').get('field(dimension)')['dimension']"
+    channel = f"import pvaccess; c = pvaccess.Channel('{prefix}Det:Pva1:Image'); c.setTimeout({PATIENCE_S}.0)"
+    shape = f"{channel}; d = c.get('field(dimension)')['dimension']"
     assert _python(f"{shape}; print([x['size'] for x in d])") == "[64, 64]"
 
 
@@ -135,7 +141,7 @@ def test_a_scan_file_that_cannot_be_replayed_gives_one_line(tmp_path: Path, scan
         [sys.executable, "-m", "iocs", "demo", "--scan", str(tmp_path / scan), "--output", str(tmp_path / "output")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 1
@@ -147,7 +153,7 @@ def test_a_folder_that_holds_something_else_is_not_touched(tmp_path: Path) -> No
     (tmp_path / "thesis.tex").write_text("years of work")
     done = subprocess.run(
         [sys.executable, "-m", "iocs", "demo", "--output", str(tmp_path)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "holds something else" in done.stderr

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pvdb import edge
 from pvdb import workflow as pvs
 
 HERE = Path(__file__).parent
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 PREFIX = f"A{os.getpid()}:"
 WATCHED = (pvs.MODEL_TABLE, pvs.ACTIVE_MODEL, pvs.ANNOUNCED, pvs.CANDIDATE, pvs.MODEL_MESSAGE, pvs.LINEAGE)
 
@@ -126,14 +127,20 @@ class Workplace:
 
     def __init__(self, config: Path) -> None:
         self.config = config
-        self.ioc: Process = start_ioc("workflow", config)
-        self.stub = start_script(HERE / "edge_stub.py", config.parent / "stub.log", PREFIX)
-        self.client = Client(PREFIX)
-        self.client.watch(*WATCHED)
+        with ExitStack() as parts:
+            self.ioc: Process = start_ioc("workflow", config)
+            parts.callback(self._stop_ioc)
+            self.stub = start_script(HERE / "edge_stub.py", config.parent / "stub.log", PREFIX)
+            parts.callback(self.stub.stop)
+            self.client = parts.enter_context(closing(Client(PREFIX)))
+            self.client.watch(*WATCHED)
+            self._parts = parts.pop_all()
 
     def close(self) -> None:
-        self.client.close()
-        self.stub.stop()
+        """Stop every part, also when one does not stop well."""
+        self._parts.close()
+
+    def _stop_ioc(self) -> None:
         assert self.ioc.stop() == 0
 
     def until(self, condition: object, what: str) -> None:
@@ -163,11 +170,8 @@ class Workplace:
 
 @pytest.fixture
 def workplace(config: Path) -> Iterator[Workplace]:
-    made = Workplace(config)
-    try:
+    with closing(Workplace(config)) as made:
         yield made
-    finally:
-        made.close()
 
 
 def test_a_running_workflow_ioc_shows_what_is_added_and_puts_it_live(workplace: Workplace) -> None:

@@ -207,15 +207,14 @@ def test_a_text_longer_than_its_pv_is_cut_and_not_lost(workflow):
 
 def test_command_line_puts(workflow):
     workflow.run([tool("caproto-put"), "--no-repeater", "-c", f"{PREFIX}Recon:Batch", "77"])
-    printed, _ = workflow.python("-m", "p4p.client.cli", "get", f"{PREFIX}Recon:Batch")
+    printed, _ = workflow.python("-m", "p4p.client.cli", "-w", str(clients.DEADLINE_S), "get", f"{PREFIX}Recon:Batch")
     assert "77" in printed
 
 
-def test_command_line_monitor_sees_a_put(workflow):
+def test_command_line_monitor_sees_a_put(workflow, limited):
     command = [tool("caproto-monitor"), "--no-repeater", "--format", "{response.data}", f"{PREFIX}Recon:Batch"]
     environment = workflow.ports.environment() | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as monitor:
+    with limited(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)) as monitor:
         assert "40" in monitor.stdout.readline()
         workflow.run([tool("caproto-put"), "--no-repeater", "-c", f"{PREFIX}Recon:Batch", "41"])
         assert "41" in monitor.stdout.readline()
-        monitor.terminate()

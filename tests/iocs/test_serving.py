@@ -158,7 +158,8 @@ def test_command_lines_read_the_same(iocs):
     form = "{response.data} {response.metadata.upper_ctrl_limit}"
     by_ca, _ = iocs.run([tool("caproto-get"), "--no-repeater", "-d", "control", "--format", form, "W:Train:Epochs"])
     assert by_ca.strip() == "[50] 10000"
-    by_pva, _ = iocs.python("-m", "p4p.client.cli", "--raw", "get", "W:Train:Epochs")
+    patient = "-w", str(clients.DEADLINE_S)
+    by_pva, _ = iocs.python("-m", "p4p.client.cli", *patient, "--raw", "get", "W:Train:Epochs")
     assert 'description = "Epochs of a round"' in by_pva and "value = 50" in by_pva
 
 

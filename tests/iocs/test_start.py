@@ -57,7 +57,7 @@ def test_it_serves_when_it_says_so_and_ends_when_told(fresh_place):
     for _ in range(2):  # the ports are free again
         ioc = fresh_place.start(SERVED, "workflow", PREFIX)
         assert fresh_place.call(read_health, PREFIX) == [ioc.process.pid] * 2
-        assert ioc.stop() < 20.0
+        ioc.stop()
 
 
 def read_health(prefix):

@@ -6,16 +6,17 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from following import Following
 from harness import Process, descendants, start_ioc, start_script, wait_gone, write_config
 from p4p.client.thread import Context
 
-from iocs.client import Client, ClientError
+from iocs.client import ClientError
 from iocs.edge_models import Announcement
 from phasing.frames import Frame
 from phasing.geometry import Geometry
@@ -25,7 +26,7 @@ from pvdb import Pv, Severity
 from pvdb import workflow as pvs
 
 HERE = Path(__file__).parent
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 PREFIX = f"W{os.getpid()}:"
 SETTINGS = """
 [train]
@@ -55,13 +56,16 @@ class Workplace:
         self.scans = folder / "data" / "scans"
         self.scans.mkdir(parents=True)
         self.config = write_config(folder, PREFIX, SETTINGS)
-        self.ioc: Process = start_ioc("workflow", self.config)
-        self.client = Client(PREFIX)
-        self.client.watch(*WATCHED)
+        with ExitStack() as parts:
+            self.ioc: Process = start_ioc("workflow", self.config)
+            parts.callback(lambda: self.ioc.stop())
+            self.client = parts.enter_context(closing(Following(PREFIX)))
+            self.client.watch(*WATCHED)
+            self._parts = parts.pop_all()
 
     def close(self) -> None:
-        self.client.close()
-        self.ioc.stop()
+        """Stop every part, also when one does not stop well."""
+        self._parts.close()
 
     def write_scan(self, name: str, *, seed: int = 0, num_frames: int = 60, energy_ev: float = 10_400.0) -> Path:
         """A small simulated scan."""
@@ -85,6 +89,10 @@ class Workplace:
         assert callable(condition)
         self.client.wait(condition, what, PATIENCE_S)
 
+    def passing(self, pv: Pv, *values: object) -> AbstractContextManager[None]:
+        """What is done in the block makes a PV show values one after another, each perhaps for a short time."""
+        return self.client.passing(pv, *values, timeout_s=PATIENCE_S)
+
     def value(self, pv: object) -> object:
         return self.client.value(pv)  # type: ignore[arg-type]
 
@@ -96,9 +104,8 @@ class Workplace:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    made = Workplace(tmp_path_factory.mktemp("workflow"))
-    yield made
-    made.close()
+    with closing(Workplace(tmp_path_factory.mktemp("workflow"))) as made:
+        yield made
 
 
 def test_scan_files_that_cannot_be_used_are_refused_with_the_reason(workplace: Workplace) -> None:
@@ -136,18 +143,14 @@ def _replace(file: h5py.File, name: str, values: np.ndarray) -> None:
 
 
 def test_a_run_moves_every_stage_and_ends_in_an_announced_model(workplace: Workplace) -> None:
-    seen: set[object] = set()
     workplace.client.put(pvs.FILE, str(workplace.write_scan("first.h5", seed=1)))
-    running = workplace.client.put_aside(pvs.RUN, 1)
-
-    def watched() -> bool:
-        seen.update({("recon", workplace.value(pvs.RECON_STATE)), ("train", workplace.value(pvs.TRAIN_STATE))})
-        seen.update({("epoch", workplace.value(pvs.RECON_EPOCH)), ("step", workplace.value(pvs.EPOCH))})
-        return bool(workplace.value(pvs.ANNOUNCED))
-
-    workplace.until(watched, "a model is announced")
-    running.wait()
-    assert {("recon", "Running"), ("recon", "Done"), ("train", "Training"), ("epoch", 3)} <= seen
+    with (
+        workplace.passing(pvs.RECON_STATE, "Running", "Done"),
+        workplace.passing(pvs.RECON_EPOCH, 3),
+        workplace.passing(pvs.TRAIN_STATE, "Training", "Idle"),
+        workplace.passing(pvs.ANNOUNCED, bool),
+    ):
+        workplace.client.put_aside(pvs.RUN, 1).wait()
     announced = Announcement.parse(str(workplace.value(pvs.ANNOUNCED)))
     assert announced.version == workplace.client.get(pvs.CANDIDATE) == 1
     workplace.until(lambda: workplace.value(pvs.TRANSFER_STATE) == "Done", "the transfer is done")
@@ -255,8 +258,8 @@ def test_a_journal_that_cannot_be_written_is_an_alarm_until_it_can(workplace: Wo
         workplace.client.put(pvs.HOLD, "Off")
         workplace.until(lambda: "until the journal" in str(workplace.value(pvs.FLOW_MESSAGE)), "it is told")
         assert workplace.severity(pvs.FLOW_MESSAGE) == Severity.MAJOR
-        journal.execute("ALTER TABLE away RENAME TO run")
-    workplace.until(lambda: "written again" in str(workplace.value(pvs.FLOW_MESSAGE)), "it is well again")
+        with workplace.passing(pvs.FLOW_MESSAGE, lambda text: "written again" in text):
+            journal.execute("ALTER TABLE away RENAME TO run")
     assert workplace.severity(pvs.FLOW_MESSAGE) == Severity.NO_ALARM
     workplace.until(lambda: workplace.value(pvs.SUCCEEDED_RUNS) == done + 1, "the run is done")
 
@@ -320,7 +323,7 @@ def test_work_goes_on_where_it_was_when_the_ioc_is_killed(workplace: Workplace) 
     done = int(workplace.client.get(pvs.SUCCEEDED_RUNS))
     workplace.client.put(pvs.NUM_EPOCHS, 40)
     workplace.submit(workplace.write_scan("killed.h5", seed=4))
-    workplace.until(lambda: (workplace.value(pvs.RECON_EPOCH) or 0) in range(4, 40), "reconstruction is at work")
+    workplace.until(lambda: (workplace.value(pvs.RECON_EPOCH) or 0) >= 4, "reconstruction is at work")
     workers = descendants(workplace.ioc.process.pid)
     os.kill(workplace.ioc.process.pid, signal.SIGKILL)
     workplace.ioc.kill()
@@ -338,8 +341,8 @@ def test_stopping_the_ioc_keeps_the_run_that_a_put_waits_for(workplace: Workplac
     done = int(workplace.client.get(pvs.SUCCEEDED_RUNS))
     workplace.client.put(pvs.NUM_EPOCHS, 40)
     workplace.client.put(pvs.FILE, str(workplace.write_scan("stopped.h5", seed=5)))
-    workplace.client.put_aside(pvs.RUN, 1)
-    workplace.until(lambda: workplace.value(pvs.RECON_STATE) == "Running", "reconstruction is at work")
+    with workplace.passing(pvs.RECON_STATE, "Running"):
+        workplace.client.put_aside(pvs.RUN, 1)
     workplace.ioc.stop()
     workplace.until(lambda: workplace.value(pvs.FLOW_STATE) is None, "the IOC is gone")
     workplace.ioc = start_ioc("workflow", workplace.config)

@@ -14,7 +14,7 @@ import iocs.workflow_pictures
 from iocs.workflow_pictures import Pictures
 from pvdb import workflow as pvs
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Place:
