@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,10 @@ from pvdb import Pv, Severity, edge, full_name
 SCALE_RAD = 1e-3
 ACCOUNT = (edge.FRAMES_OUT, edge.FRAMES_DROPPED, edge.FRAMES_REJECTED, edge.FRAMES_EMPTY, edge.FRAMES_NO_MODEL)
 """What the frames that came in add up to."""
-BESIDE = (edge.FRAMES_MISSED, edge.FRAMES_UNPLACED, edge.FRAMES_MISMATCHED, edge.SCAN_MISSED, edge.SCAN_REJECTED)
+BESIDE = (
+    edge.FRAMES_MISSED, edge.FRAMES_UNPLACED, edge.FRAMES_MISMATCHED, edge.SCAN_MISSED, edge.SCAN_REJECTED,
+    edge.SCAN_IN, edge.SCAN_OUT,
+)  # fmt: skip
 """Counters that are shown after those."""
 WATCHED = (
     edge.SCAN_MISSED, edge.SCAN_REJECTED, edge.SCAN_OUT, edge.SCAN_IN, edge.REJECTED_BECAUSE, edge.SCAN_STATE,
@@ -38,22 +43,32 @@ class Frames:
         self._reader = StreamReader(name, queue_size=5000)
         self._changed = threading.Condition()
         self._found: list[NdFrame] = []
-        self._closing = threading.Event()
+        self._connected, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._collect, daemon=True)
         self._thread.start()
+
+    def wait_connected(self) -> None:
+        """Wait for the first update, which is empty in a stream that is new: none is missed that comes after it."""
+        assert self._connected.wait(PATIENCE_S), "the stream is not there"
 
     def begin(self) -> None:
         """Forget what came before."""
         with self._changed:
             self._found = []
 
-    def until(self, condition: Callable[[list[NdFrame]], bool], what: str) -> list[NdFrame]:
-        """All frames since `begin`, once the condition holds for them."""
+    def until(
+        self, condition: Callable[[list[NdFrame]], bool], what: str, timeout_s: float = PATIENCE_S
+    ) -> list[NdFrame]:
+        """All frames since `begin`, once there are any and the condition holds for them."""
         with self._changed:
-            assert self._changed.wait_for(lambda: condition(self._found), PATIENCE_S), (
+            assert self._changed.wait_for(lambda: bool(self._found) and condition(self._found), timeout_s), (
                 f"{what}: {[(f.unique_id, dict(f.attributes)) for f in self._found[-3:]]} of {len(self._found)}"
             )
             return list(self._found)
+
+    def until_of(self, scan_id: str, timeout_s: float = PATIENCE_S) -> None:
+        """Wait for any frame of a scan."""
+        self.until(lambda found: any(f.attributes["ScanId"] == scan_id for f in found), scan_id, timeout_s)
 
     def take(self, number: int) -> list[NdFrame]:
         """So many frames since `begin`."""
@@ -67,7 +82,10 @@ class Frames:
     def _collect(self) -> None:
         while not self._closing.is_set():
             update = self._reader.next(0.2)
-            found = None if update is None else decode(update)
+            if update is None:
+                continue
+            self._connected.set()
+            found = decode(update)
             if found is not None:
                 copy = replace(found, array=found.array.copy())
                 with self._changed:
@@ -78,37 +96,53 @@ class Frames:
 class Line(Beamline):
     """A beamline with a model that scales counts, and viewers of its streams."""
 
-    def __init__(self, folder: Path, prefix: str, more: str = "", *, engine: str = "onnxruntime") -> None:
-        super().__init__(folder, prefix, more, engine=engine)
-        try:
-            self.client.watch(*WATCHED)
-            self.until(lambda: self.client.value(edge.STATE) == "No model", "the edge is up")
-            self.phase, self.stitched = Frames(f"{prefix}Edge:Phase"), Frames(f"{prefix}Edge:Stitched")
-            self.start_models()
-            write_scaling_model(folder, 1)
-            self.announce(1, None)
-            self.shows(edge.MODEL, 1)
-            _connect(self)
-        except BaseException:
-            super().close()
-            raise
+    scan = ""
+    """The scan of the frames that are sent, where a test does not say another."""
 
-    def close(self) -> None:
-        self.phase.close()
-        self.stitched.close()
-        super().close()
+    def _start(self, parts: ExitStack) -> None:
+        self._numbers = count()
+        super()._start(parts)
+        self.client.watch(*WATCHED)
+        self.until(lambda: self.client.value(edge.STATE) == "No model", "the edge is up")
+        self.phase = parts.enter_context(closing(Frames(f"{self.prefix}Edge:Phase")))
+        self.stitched = parts.enter_context(closing(Frames(f"{self.prefix}Edge:Stitched")))
+        self.start_models()
+        write_scaling_model(self.folder, 1)
+        self.announce(1, None)
+        self.shows(edge.MODEL, 1)
+        _connect(self)
+        self._see_a_frame()
+        self.stitched.wait_connected()
 
     def begin(self) -> None:
-        """Count from zero: nothing of the test before is left."""
+        """Count from zero, in a scan of its own: nothing of the test before is left, or still on its way."""
         for pv in (edge.BATCH_SIZE, edge.MAX_WAIT, edge.MIN_COUNTS):
             self.client.put(pv, pv.initial)
         self.client.put(edge.RECORD, 0)
         self.client.put(edge.ENABLE, 1)
-        self.client.put(edge.RESET, 1)
-        self.until(lambda: self.value(edge.FRAMES_IN) == 0 == self.value(edge.FRAMES_OUT), "the counters are zero")
+        self.client.put(edge.RESET, 1)  # the stream process has taken what was put before it
+        self._see_a_frame()
+        self.reset()
+        self.until(lambda: not any(map(self.value, BESIDE)), "the others are zero")
+        self.scan = f"scan-{next(self._numbers)}"
         self.phase.begin()
         self.stitched.begin()
         self.predictions.begin()
+
+    def _see_a_frame(self) -> None:
+        """Send scans of one frame until one comes through: what was sent before it has come through, too."""
+        deadline = time.monotonic() + PATIENCE_S
+        for attempt in count():
+            assert time.monotonic() < deadline, "frames do not come through"
+            scan_id = f"seen-{next(self._numbers)}"
+            self.sent(1, scan_id=scan_id)
+            with suppress(AssertionError):
+                self.phase.until_of(scan_id, 2.0 + attempt)
+                return
+
+    def send(self, count: int, **how: Any) -> None:
+        """Begin to stream frames of this test's scan, where `how` does not say another."""
+        super().send(count, **{"scan_id": self.scan} | how)
 
     def value(self, pv: Pv) -> Any:
         return self.client.value(pv)
@@ -117,6 +151,17 @@ class Line(Beamline):
         """Stream frames and wait until they are sent."""
         self.send(count, **how)
         self.wait_sent()
+
+    def send_until_seen(self, first: int, **how: Any) -> int:
+        """Send frames one after the other until one comes through; its id."""
+        deadline = time.monotonic() + PATIENCE_S
+        for unique_id in count(first):
+            assert time.monotonic() < deadline, "no frame comes through"
+            self.sent(1, first=unique_id, **how)
+            with suppress(AssertionError):
+                self.phase.until(lambda found, sent=unique_id: found[-1].unique_id == sent, "the frame", 0.5)
+                return unique_id
+        raise AssertionError("unreachable: ids have no end")
 
     def balanced(self, frames_in: int) -> None:
         """Wait until so many frames came in and each of them is accounted for, as it must be with none in flight."""

@@ -7,23 +7,26 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pvaccess as pva
 import pytest
-from harness import Process, descendants, start_script, wait_gone, write_config
+from following import Following
+from harness import Process, command_line, descendants, start_script, wait_gone, write_config
 from made_models import write_model
 
-from iocs.client import Client, ClientError
+from iocs.client import ClientError
 from iocs.demo_streams import Predictions
 from iocs.edge_consumer_merge import IDLE, WORKING, InOrder
 from pvdb import Pv, edge
 
 HERE = Path(__file__).parent
-PATIENCE_S = 40.0
+PATIENCE_S = 120.0
 COUNTERS = {
     "in": edge.FRAMES_IN, "out": edge.FRAMES_OUT, "missed": edge.FRAMES_MISSED, "dropped": edge.FRAMES_DROPPED,
     "rejected": edge.FRAMES_REJECTED, "empty": edge.FRAMES_EMPTY, "no_model": edge.FRAMES_NO_MODEL,
@@ -41,30 +44,36 @@ class Beamline:
         self.stream = f"{prefix}Det:Pva1:Image"
         source = f'stream = "{self.stream}"\n' if mirrored else ""
         text = f'[edge]\n{source}engine = "onnxruntime"\nthreads = 1\nfetch_timeout_s = 5.0\n'
-        config = write_config(folder, prefix, text)
+        self.config = write_config(folder, prefix, text)
         self.processes = PROCESSES + mirrored
+        with ExitStack() as parts:
+            self._start(parts)
+            self._parts = parts.pop_all()
+
+    def _start(self, parts: ExitStack) -> None:
+        """Start one part after the other; `parts` knows how each is stopped."""
         self.publisher = self._detector()
-        self.models = start_script(HERE / "model_server.py", folder / "models.log", prefix, folder)
+        parts.callback(lambda: self.publisher.stop())
+        self.models = start_script(HERE / "model_server.py", self.folder / "models.log", self.prefix, self.folder)
+        parts.callback(self.models.stop)
         command = [sys.executable, "-m", "iocs.cli", "ioc", "edge", "--consumers", str(CONSUMERS)]
-        self.edge = Process([*command, "--config", str(config), "--attached"], folder / "edge.log")
+        self.edge = Process([*command, "--config", str(self.config), "--attached"], self.folder / "edge.log")
+        parts.callback(self.edge.stop)
         self.edge.wait_line(lambda line: "serving" in line)
-        self.client = Client(prefix)
+        self.client = parts.enter_context(closing(Following(self.prefix)))
         self.client.watch(*COUNTERS.values(), edge.MODEL, edge.REFUSED, edge.MESSAGE, edge.SCAN_ID)
-        self.predictions = Predictions(f"{prefix}Edge:Phase")
+        self.predictions = parts.enter_context(closing(Predictions(f"{self.prefix}Edge:Phase")))
 
     def close(self) -> None:
-        self.predictions.close()
-        self.client.close()
-        for process in (self.edge, self.models, self.publisher):
-            process.stop()
+        """Stop every part, also when one does not stop well."""
+        self._parts.close()
 
     def send(self, count: int, **how: Any) -> None:
         """Begin to stream; `wait_sent` waits for the end."""
-        self._sent = sum(line == "done" for line in self.publisher.lines)
         self.publisher.tell(json.dumps({"count": count, **how}))
 
     def wait_sent(self) -> None:
-        self.publisher.wait_line(lambda _: sum(x == "done" for x in self.publisher.lines) > self._sent)
+        self.publisher.wait_count("done", self.publisher.told)
 
     def announce(self, version: int, phase_rad: float) -> None:
         write_model(self.folder, version, phase_rad)
@@ -79,21 +88,27 @@ class Beamline:
     def shows(self, pv: Pv, value: Any) -> None:
         self.until(lambda: self.client.value(pv) == value, f"{pv.name} is {value}")
 
+    def shows_counts(self, expected: dict[str, int]) -> None:
+        """Wait for what is expected of the counters, all others being zero."""
+        self.until(lambda: self.counts() == dict.fromkeys(COUNTERS, 0) | expected, f"{expected}")
+
     def counts(self) -> dict[str, int]:
         return {name: self.client.value(pv) for name, pv in COUNTERS.items()}
 
     def connect(self, name: str = "connect") -> None:
-        """Send scans of one frame until one, and then the last, has come all the way."""
+        """Send scans of one frame until one has come all the way before the next is sent."""
         deadline = time.monotonic() + PATIENCE_S
-        attempt = 0
-        while not str(self.client.value(edge.SCAN_ID)).startswith(name):
+        for attempt in count(1):
             assert time.monotonic() < deadline, "no frame comes through"
-            attempt += 1
-            self.send(1, scan_id=f"{name}-{attempt}")
+            scan_id = f"{name}-{attempt}"
+            self.send(1, scan_id=scan_id)
             self.wait_sent()
             with suppress(AssertionError):
-                self.until(lambda: str(self.client.value(edge.SCAN_ID)).startswith(name), "a frame came through", 0.5)
-        self.shows(edge.SCAN_ID, f"{name}-{attempt}")
+                self.until(partial(self._is_at, scan_id), "a frame came through", 0.5 * attempt)
+                return
+
+    def _is_at(self, scan_id: str) -> bool:
+        return bool(self.client.value(edge.SCAN_ID) == scan_id)
 
     def restart_detector(self) -> None:
         self.publisher.kill()
@@ -107,14 +122,19 @@ class Beamline:
         self.connect()
         self.announce(1, 0.1)
         self.shows(edge.MODEL, 1)
-        self.client.put(edge.RESET, 1)
+        self.reset()
         self.predictions.begin()
+
+    def reset(self) -> None:
+        """Have nothing counted, and that seen; only while nothing streams."""
+        self.client.put(edge.RESET, 1)
+        self.until(lambda: not any(self.counts().values()), "the counters are zero")
 
     def children(self, tool: str) -> list[int]:
         """The processes of the framework that run one tool."""
         found = []
         for pid in descendants(self.edge.process.pid):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            words = command_line(pid).split(b"\0")
             if b"iocs.edge_consumer_child" in words and tool.encode() in words:
                 found.append(pid)
         return found
@@ -137,12 +157,13 @@ direct = pytest.mark.parametrize("beamline", [False], indirect=True, ids=["direc
 
 def test_every_frame_is_predicted_in_order_also_while_a_model_is_swapped(beamline: Beamline) -> None:
     beamline.begin()
-    beamline.send(1003, rate_hz=100, scan_id="swap")
+    beamline.send(803, rate_hz=100, scan_id="swap")
+    beamline.predictions.wait_for(1, PATIENCE_S)
     beamline.announce(2, 0.2)
     beamline.shows(edge.MODEL, 2)
+    beamline.send(200, first=804, rate_hz=100, scan_id="swap")  # the first may all have come before
     beamline.wait_sent()
-    beamline.shows(edge.FRAMES_OUT, 1003)
-    assert beamline.counts() == dict.fromkeys(COUNTERS, 0) | {"in": 1003, "out": 1003}
+    beamline.shows_counts({"in": 1003, "out": 1003})
     beamline.predictions.wait_for(1003, PATIENCE_S)
     got = beamline.predictions.of_last_scan()
     assert [p.unique_id for p in got] == list(range(1, 1004))
@@ -159,7 +180,7 @@ def test_every_frame_is_predicted_in_order_also_while_a_model_is_swapped(beamlin
 @direct
 def test_frames_that_are_not_predicted_are_accounted_for(beamline: Beamline) -> None:
     beamline.connect()
-    beamline.client.put(edge.RESET, 1)
+    beamline.reset()
     beamline.send(11, scan_id="early")
     beamline.shows(edge.FRAMES_NO_MODEL, 11)
     beamline.announce(1, 0.1)
@@ -167,9 +188,7 @@ def test_frames_that_are_not_predicted_are_accounted_for(beamline: Beamline) -> 
     beamline.send(9, first=12, scan_id="dark", counts=0)
     beamline.send(10, first=21, scan_id="small", side_px=8)
     beamline.send(21, first=31, scan_id="good")
-    beamline.shows(edge.FRAMES_OUT, 21)
-    expected = {"in": 51, "out": 21, "rejected": 10, "empty": 9, "no_model": 11}
-    beamline.until(lambda: beamline.counts() == dict.fromkeys(COUNTERS, 0) | expected, f"{expected}")
+    beamline.shows_counts({"in": 51, "out": 21, "rejected": 10, "empty": 9, "no_model": 11})
 
 
 @direct
@@ -186,11 +205,11 @@ def test_a_consumer_that_is_killed_is_told_of_replaced_and_its_frames_are_missed
     victim, other = beamline.children("consumer")
     beamline.send(600, rate_hz=100, scan_id="killed")
     beamline.until(lambda: beamline.counts()["out"] >= 50, "50 frames are out")
-    os.kill(victim, signal.SIGKILL)
-    beamline.until(lambda: "died" in str(beamline.client.value(edge.MESSAGE)), "the edge says so")
+    with beamline.client.passing(edge.MESSAGE, lambda text: "died" in text, timeout_s=PATIENCE_S):
+        os.kill(victim, signal.SIGKILL)
     beamline.wait_sent()
     beamline.until(lambda: _accounted(beamline, 600), "every frame is accounted for")
-    assert beamline.counts()["out"] > 500
+    assert beamline.counts()["out"] > 400
     beamline.until(lambda: len(beamline.children("consumer")) == CONSUMERS, "another is started")
     assert other in beamline.children("consumer") and victim not in beamline.children("consumer")
 
@@ -199,15 +218,15 @@ def test_a_consumer_that_is_killed_is_told_of_replaced_and_its_frames_are_missed
 def test_it_goes_on_when_the_collector_dies_and_when_the_detector_starts_again(beamline: Beamline) -> None:
     beamline.begin()
     (collector,) = beamline.children("collector")
-    os.kill(collector, signal.SIGKILL)
-    beamline.until(lambda: "the collector was started again" in str(beamline.client.value(edge.MESSAGE)), "it is back")
+    again = "the collector was started again"
+    with beamline.client.passing(edge.MESSAGE, lambda text: again in text, timeout_s=PATIENCE_S):
+        os.kill(collector, signal.SIGKILL)
     beamline.connect("collected")
     beamline.restart_detector()
     beamline.connect("restarted")
-    beamline.client.put(edge.RESET, 1)
+    beamline.reset()
     beamline.send(203, scan_id="again")
-    beamline.shows(edge.FRAMES_OUT, 203)
-    assert beamline.counts() == dict.fromkeys(COUNTERS, 0) | {"in": 203, "out": 203}
+    beamline.shows_counts({"in": 203, "out": 203})
 
 
 @direct
@@ -220,12 +239,12 @@ def test_setpoints_reach_the_consumers(beamline: Beamline) -> None:
         beamline.send(5, first=first, scan_id="dim")
         beamline.wait_sent()
         first += 5
-    beamline.client.put(edge.RESET, 1)
     beamline.client.put(edge.ENABLE, 0)
     beamline.client.put(edge.MIN_COUNTS, 1)
+    beamline.reset()  # the stream process has taken what was put before it
     beamline.send(5, first=first, scan_id="off")
     beamline.shows(edge.SCAN_ID, "off")
-    assert beamline.counts()["in"] == 0
+    assert beamline.client.get(edge.FRAMES_IN) == 0
 
 
 def _accounted(beamline: Beamline, sent: int) -> bool:
@@ -326,6 +345,7 @@ def test_who_has_nothing_is_not_waited_for_beyond_the_grace(monkeypatch: pytest.
     collected = Collected()
     collected.say(1, WORKING)
     collected.say(2, IDLE)
+    monkeypatch.setattr("iocs.edge_consumer_merge.GRACE_S", 1000.0)
     collected.put(1, 4, 4)
     assert collected.out == []
     monkeypatch.setattr("iocs.edge_consumer_merge.GRACE_S", 0.0)

@@ -21,15 +21,17 @@ from pvdb import Severity, edge
 
 HERE = Path(__file__).parent
 TABLE = f"Q{os.getpid()}:Positions"
-WAIT_S = 3.0
+TOLERANCE_S = 0.1
 POSITIONS = f"""
 [edge.positions]
 source = "stream"
 stream = "{TABLE}"
 x = "x"
 y = "y"
-wait_s = {WAIT_S}
+tolerance_s = {TOLERANCE_S}
 """
+PATIENT, IMPATIENT = "wait_s = 600.0\n", "wait_s = 0.5\n"
+"""How long a prediction waits for its position: for longer than any test takes, or not for long."""
 
 
 class Table:
@@ -41,12 +43,13 @@ class Table:
         self._process.tell(json.dumps({"x": 0.0, "y": 0.0, "time_s": 1.0}))
         self._process.wait_line(lambda line: line == "ready")
 
-    def tell(self, frames: list[NdFrame]) -> None:
-        """Where the sample was at the time of each frame."""
-        done = self._process.lines.count("done")
+    def tell(self, frames: list[NdFrame], *, late_s: float = 0.0) -> None:
+        """Where the sample was at the time of each frame, or so much later."""
+        done = self._process.count("done")
         y, x = zip(*(position_um(frame.unique_id) for frame in frames), strict=True)
-        self._process.tell(json.dumps({"time": [frame.time_ns / 1e9 for frame in frames], "x": x, "y": y}))
-        self._process.wait_line(lambda _: self._process.lines.count("done") > done)
+        times_s = [frame.time_ns / 1e9 + late_s for frame in frames]
+        self._process.tell(json.dumps({"time": times_s, "x": x, "y": y}))
+        self._process.wait_count("done", done + 1)
 
     def close(self) -> None:
         self._process.stop()
@@ -59,7 +62,7 @@ def position_um(unique_id: int) -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Line, Table]]:
     folder = tmp_path_factory.mktemp("record")
-    with closing(Table(folder)) as table, a_line(folder, POSITIONS) as line:
+    with closing(Table(folder)) as table, a_line(folder, POSITIONS + PATIENT) as line:
         yield line, table
 
 
@@ -74,11 +77,20 @@ def table(started: tuple[Line, Table]) -> Table:
     return started[1]
 
 
-def _recording(line: Line) -> Recording:
-    """The recording that was finished last; its file bears its name once it is whole."""
-    path = Path(line.client.get(edge.RECORD_FILE))
+def _recording(line: Line, scan_id: str) -> Recording:
+    """The recording of a scan, the last that was finished; its file bears its name once it is whole."""
+    line.until(lambda: scan_id in line.value(edge.RECORD_FILE), f"the recording of {scan_id} has a file")
+    path = Path(line.value(edge.RECORD_FILE))
     line.until(path.exists, f"{path} is there")
     return read_recording(path)
+
+
+def _map_of(line: Line, scan_id: str, number: int) -> NdFrame:
+    """The latest map, once it is that of a scan and of that many predictions."""
+    wanted = scan_id, number
+    return line.stitched.until(
+        lambda found: (found[-1].attributes["ScanId"], found[-1].unique_id) == wanted, f"a map of {number} of {scan_id}"
+    )[-1]
 
 
 def test_predictions_are_published_at_once_and_stitched_when_their_position_comes(line: Line, table: Table) -> None:
@@ -88,22 +100,23 @@ def test_predictions_are_published_at_once_and_stitched_when_their_position_come
     line.shows(edge.FRAMES_WAITING, 10)
     table.tell(frames)
     line.shows(edge.FRAMES_WAITING, 0)
-    maps = line.stitched.until(lambda found: bool(found) and found[-1].unique_id == 10, "a map of all")
-    found = placed_map(maps[-1])
+    found = placed_map(_map_of(line, line.scan, 10))
     np.testing.assert_allclose(found.phase_rad[found.weight > 0], 0.01, rtol=1e-5)
     assert line.value(edge.FRAMES_UNPLACED) == 0
     line.balanced(10)
 
 
-def test_predictions_that_never_get_a_position_are_counted(line: Line) -> None:
-    line.sent(4)
-    line.phase.take(4)
-    line.shows(edge.FRAMES_UNPLACED, 4)
-    line.shows(edge.FRAMES_WAITING, 0)
-    line.until(lambda: f"no position came from {TABLE} in 3 s" in line.value(edge.MESSAGE), "the reason is told")
-    line.balanced(4)
-    for pv in (edge.FRAMES_UNPLACED, edge.SCAN_UNPLACED):
-        line.shows_alarm(pv, Severity.MINOR)
+def test_predictions_that_never_get_a_position_are_counted(tmp_path: Path) -> None:
+    with a_line(tmp_path, POSITIONS + IMPATIENT) as line:
+        line.begin()
+        line.sent(4)
+        line.phase.take(4)
+        line.shows(edge.FRAMES_UNPLACED, 4)
+        line.shows(edge.FRAMES_WAITING, 0)
+        line.until(lambda: f"no position came from {TABLE} in " in line.value(edge.MESSAGE), "the reason is told")
+        line.balanced(4)
+        for pv in (edge.FRAMES_UNPLACED, edge.SCAN_UNPLACED):
+            line.shows_alarm(pv, Severity.MINOR)
 
 
 def test_a_recording_holds_what_was_published(line: Line, table: Table) -> None:
@@ -112,11 +125,11 @@ def test_a_recording_holds_what_was_published(line: Line, table: Table) -> None:
     line.sent(50, counts=None, scan_id="kept", rate_hz=500)
     frames = line.phase.take(50)
     table.tell(frames)
-    maps = line.stitched.until(lambda found: bool(found) and found[-1].unique_id == 50, "a map of all")
+    shown = placed_map(_map_of(line, "kept", 50))
     line.shows(edge.RECORD_STATE, "Recording")
     line.client.put(edge.RECORD, 0)
     line.shows(edge.RECORD_STATE, "Off")
-    kept = _recording(line)
+    kept = _recording(line, "kept")
     assert kept.scan_id == "kept"
     assert kept.unique_id.tolist() == [frame.unique_id for frame in frames]
     assert kept.time_ns.tolist() == [frame.time_ns for frame in frames]
@@ -124,7 +137,6 @@ def test_a_recording_holds_what_was_published(line: Line, table: Table) -> None:
     np.testing.assert_allclose(kept.position_m, [np.array(position_um(f.unique_id)) * 1e-6 for f in frames], atol=1e-12)
     assert set(kept.model_version) == {1} and not kept.mismatch.any()
     assert kept.stitched is not None
-    shown = placed_map(maps[-1])
     assert kept.stitched.origin_m == pytest.approx(shown.origin_m)
     assert kept.stitched.phase_rad.shape == shown.phase_rad.shape
 
@@ -157,8 +169,8 @@ def test_the_map_of_a_recording_is_that_of_its_whole_scan(line: Line, table: Tab
     line.sent(20, first=201, counts=20, scan_id="latter", rate_hz=500)
     frames = line.phase.take(40)
     table.tell(frames)
-    line.until(lambda: "latter" in line.client.get(edge.RECORD_FILE), "the latter is recorded")
-    line.until(lambda: line.client.get(edge.RECORD_FRAMES) == 20, "all of it")
+    line.until(lambda: "latter" in line.value(edge.RECORD_FILE), "the latter is recorded")
+    line.shows(edge.RECORD_FRAMES, 20)
     (path,) = (line.folder / "data" / "edge" / "recordings").glob("*former*.h5")
     kept = read_recording(path)
     assert kept.unique_id.tolist() == list(range(1, 21))
@@ -172,12 +184,13 @@ def test_a_recording_has_no_map_of_another_scan(line: Line, table: Table) -> Non
     line.client.put(edge.RESET, 1)
     line.sent(5, counts=10, scan_id="mapped")
     table.tell(line.phase.take(5))
-    line.stitched.until(lambda found: bool(found) and found[-1].unique_id == 5, "a map of all")
+    _map_of(line, "mapped", 5)
     line.sent(5, first=6, counts=20, scan_id="placeless")
+    table.tell(line.phase.take(10)[-1:], late_s=1.1 * TOLERANCE_S)  # too late for all of them
     line.shows(edge.FRAMES_UNPLACED, 5)
-    line.until(lambda: "placeless" in line.client.get(edge.RECORD_FILE), "the latter is recorded")
+    line.until(lambda: "placeless" in line.value(edge.RECORD_FILE), "the latter is recorded")
     line.client.put(edge.RECORD, 0)
-    kept = _recording(line)
+    kept = _recording(line, "placeless")
     assert (kept.scan_id, kept.num_frames, kept.stitched) == ("placeless", 5, None)
     assert np.isnan(kept.position_m).all()
 
@@ -211,9 +224,9 @@ def test_a_full_disk_holds_up_the_recording_and_nothing_else(line: Line, table: 
         line.shows(edge.FRAMES_WAITING, 0)
         assert line.value(edge.FRAMES_MISSED) == 0 == line.value(edge.FRAMES_DROPPED)
     line.shows(edge.RECORD_STATE, "Recording")
-    line.until(lambda: line.client.get(edge.RECORD_FRAMES) == 200, "all are written")
+    line.shows(edge.RECORD_FRAMES, 200)
     line.client.put(edge.RECORD, 0)
-    kept = _recording(line)
+    kept = _recording(line, "full")
     assert kept.unique_id.tolist() == list(range(1, 201))
     assert line.client.get(edge.RECORD_DROPPED) == 0
 
@@ -237,7 +250,5 @@ def test_positions_that_come_in_the_next_scan_cost_neither_scan_its_map(tmp_path
             before = line.value(edge.FRAMES_WAITING)
             tell(*told)
             line.shows(edge.FRAMES_WAITING, before - 3)
-        maps = line.stitched.until(lambda found: bool(found) and found[-1].unique_id == 6, "a map of six")
-        last = placed_map(maps[-1])
-        assert maps[-1].attributes["ScanId"] == "latter"
+        last = placed_map(_map_of(line, "latter", 6))
         np.testing.assert_allclose(last.phase_rad[last.weight > 0], 0.02, rtol=1e-5)

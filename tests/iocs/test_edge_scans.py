@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from edge_line import SCALE_RAD, Line, a_line
 from frame_publisher import pattern
 from harness import start_script
 from made_models import geometry
+from test_edge import PATIENCE_S
 
 from iocs.maps import placed_map
 from phasing.stitch import StitchedMap
@@ -31,9 +34,9 @@ class ScanPvs:
         self._process = start_script(HERE / "scan_pvs.py", folder / "scan-pvs.log", protocol, json.dumps(pvs))
 
     def put(self, **pvs: object) -> None:
-        done = self._process.lines.count("done")
+        done = self._process.count("done")
         self._process.tell(json.dumps(pvs))
-        self._process.wait_line(lambda _: self._process.lines.count("done") > done)
+        self._process.wait_count("done", done + 1)
 
     def close(self) -> None:
         self._process.stop()
@@ -86,7 +89,7 @@ def test_two_scans_by_their_ids_are_counted_and_stitched_apart(line: Line) -> No
 
 def test_the_map_is_what_the_predictions_say_where_they_were(line: Line) -> None:
     line.sent(1, first=21, counts=None)  # at (0.1, 0.1) um
-    found = _last_map(line, "a", 1)
+    found = _last_map(line, line.scan, 1)
     assert found.pixel_size_m == pytest.approx(PIXEL_M)
     predicted = pattern(21, 16, "f4") * SCALE_RAD
     rows = (np.arange(16) - 8) * PIXEL_M + 1e-7  # pixel n // 2 lies at the position
@@ -126,7 +129,10 @@ def test_a_restarted_detector_begins_a_new_map_and_says_so(line: Line) -> None:
     assert line.value(edge.SCAN_OUT) == 5
     assert line.value(edge.FRAMES_MISSED) == 0
     maps = line.stitched.until(
-        lambda found: bool(found) and found[-1].unique_id == 5 and placed_map(found[-1]).phase_rad.max() > 0.015,
+        lambda found: (
+            (found[-1].unique_id, found[-1].attributes["ScanId"]) == (5, line.scan)
+            and placed_map(found[-1]).phase_rad.max() > 0.015
+        ),
         "the map of the second part",
     )
     last = placed_map(maps[-1])
@@ -138,16 +144,11 @@ def test_a_detector_ioc_that_is_started_again_is_followed(line: Line) -> None:
     line.balanced(5)
     line.publisher.kill()
     line.publisher = start_script(HERE / "frame_publisher.py", line.folder / "publisher.log", line.stream)
-    sent = 0
-    while line.value(edge.FRAMES_IN) == 5 and sent < 20_000:  # until the edge is connected again
-        line.sent(1, first=sent, counts=20)
-        sent += 1
-    line.phase.until(lambda found: found[-1].unique_id == sent - 1, "the frame that was sent last")
+    line.send_until_seen(0, counts=20)  # the edge is connected again
     line.until(lambda: "went back to " in line.value(edge.MESSAGE), "the restart is told")
-    line.until(
-        lambda: line.value(edge.FRAMES_IN) == line.value(edge.FRAMES_OUT) == line.value(edge.SCAN_OUT) + 5 > 5,
-        "all that came in went out",
-    )
+    seen = len(line.phase.take(6))
+    line.balanced(seen)
+    line.shows(edge.SCAN_OUT, seen - 5)
     assert line.value(edge.FRAMES_MISSED) == 0
 
 
@@ -164,8 +165,9 @@ def test_frames_of_another_energy_are_invalid_and_spoil_no_map(line: Line) -> No
     severities = [(frame.severity, bool(frame.message)) for frame in frames]
     assert severities == [(0, False)] * 3 + [(3, True)] * 6 + [(0, False)] * 3
     assert "distance 2 m" in frames[6].message
-    assert (line.value(edge.FRAMES_OUT), line.value(edge.FRAMES_MISMATCHED)) == (12, 6)
-    found = _last_map(line, "a", 6)
+    line.shows(edge.FRAMES_MISMATCHED, 6)
+    assert line.value(edge.FRAMES_OUT) == 12
+    found = _last_map(line, line.scan, 6)
     np.testing.assert_allclose(found.phase_rad[found.weight > 0], 10 * SCALE_RAD, rtol=1e-5)
     line.sent(1, first=1, scan_id="next")
     line.shows_alarm(edge.FRAMES_MISMATCHED, Severity.NO_ALARM)
@@ -173,12 +175,14 @@ def test_frames_of_another_energy_are_invalid_and_spoil_no_map(line: Line) -> No
 
 def _begin_scan(line: Line, first: int, former: str) -> int:
     """Send frames that name no scan until one is of a new scan, for the PV's news may come later; the next id."""
-    for unique_id in range(first, first + 2000):
+    deadline = time.monotonic() + PATIENCE_S
+    for unique_id in count(first):
+        assert time.monotonic() < deadline, "no scan begins"
         line.sent(1, first=unique_id, counts=10, scan_id="")
-        line.phase.until(lambda found, sent=unique_id: bool(found) and found[-1].unique_id == sent, "the frame")
-        if line.phase.take(1)[-1].attributes["ScanId"] not in ("", former):
+        found = line.phase.until(lambda found, sent=unique_id: found[-1].unique_id == sent, "the frame")
+        if found[-1].attributes["ScanId"] not in ("", former):
             return unique_id + 1
-    raise AssertionError("no scan begins")
+    raise AssertionError("unreachable: ids have no end")
 
 
 def test_a_capture_is_a_scan_and_ends_complete_or_aborted(line: Line, pvs: ScanPvs) -> None:
@@ -200,10 +204,10 @@ def test_a_capture_is_a_scan_and_ends_complete_or_aborted(line: Line, pvs: ScanP
         line.shows(edge.SCAN_STATE, state)
         line.shows_alarm(edge.SCAN_STATE, Severity.MINOR if state == "Aborted" else Severity.NO_ALARM)
         maps = line.stitched.until(
-            lambda found, state=state: bool(found) and found[-1].attributes["ScanState"] == state,
-            f"a map that is marked {state}",
+            lambda found, last=(state, sent): (found[-1].attributes["ScanState"], found[-1].unique_id) == last,
+            f"a map of {sent} that is marked {state}",
         )
-        assert (maps[-1].unique_id, maps[-1].attributes["ScanId"]) == (sent, scans[-1])
+        assert maps[-1].attributes["ScanId"] == scans[-1]
     assert len(set(scans)) == 3
     assert line.value(edge.FRAMES_MISSED) == 0
 
