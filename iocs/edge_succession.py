@@ -4,10 +4,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-import pvaccess as pva
-
 from iocs.edge_messages import DropModel, LoadModel, ModelDropped, ModelRefused, Swapped
 from iocs.edge_models import Announcement, Fetcher, KeptModel, ModelStore
+from iocs.named_channel import open_channel
 from iocs.server import IocServer
 from phasing.errors import PhaselineError
 from pvdb import Severity, full_name, workflow
@@ -35,7 +34,7 @@ class Succession:
         self._limit_s = BUILDS_IN_TIME * trial_s
         procedure = full_name(prefix, workflow.FETCH)
         self._fetcher = Fetcher(store, procedure, fetch_s, done=self._fetch_ended)
-        self._channel = pva.Channel(full_name(prefix, workflow.ANNOUNCED))
+        self._channel = open_channel(full_name(prefix, workflow.ANNOUNCED))
         self.live: KeptModel | None = None
         self._again = next(iter(store.served()), None)
         self._wanted: Announcement | None = None
