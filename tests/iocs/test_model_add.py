@@ -148,7 +148,7 @@ class Workplace:
         self.client.wait(condition, what, PATIENCE_S)
 
     def table(self) -> dict[str, Any]:
-        return dict(self.client.value(pvs.MODEL_TABLE))
+        return dict(self.client.value(pvs.MODEL_TABLE) or dict.fromkeys(pvs.MODEL_TABLE.columns, ()))
 
     def announced(self) -> int:
         text = self.client.value(pvs.ANNOUNCED)
