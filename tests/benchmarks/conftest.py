@@ -20,6 +20,7 @@ def patient(monkeypatch):
     monkeypatch.setattr("benchmarks.drive.QUIET_S", 20.0)
     monkeypatch.setattr("benchmarks.drive.SEEN_QUIET_S", 60.0)
     monkeypatch.setattr("benchmarks.edge_ioc.SETTLE_S", 60.0)
+    monkeypatch.setattr("benchmarks.live.SWAP_LIMIT_S", 240.0)  # a trial has the lowest priority
 
 
 @pytest.fixture(scope="module")
