@@ -68,7 +68,7 @@ class Session:
             ("receive_fps_128",): lambda: receive.measure(self.material, folder / "receive-128", side_px=128),
             ("receive_fps_512",): lambda: receive.measure(self.material, folder / "receive-512", side_px=512),
             ("latency_median_ms", "latency_p99_ms", "swap_lost", "swap_gap_periods"): lambda: live.measure(
-                self.material, folder / "live", network
+                self.material, folder / "live", network, rate_hz=live.chosen_hz(self.edge[0].rate_hz)
             ),
             ("stitch_ratio", "stitch_flatness"): stitching.measure,
             ("memory_growth_percent",): lambda: memory.measure(self.material, folder / "memory", network),

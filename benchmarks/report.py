@@ -80,12 +80,17 @@ class Figure:
         }
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor computes in bfloat16."""
+    return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+
+
 def machine() -> dict[str, Any]:
     """The machine and the versions, and how busy the machine is before anything is measured."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
-        "bfloat16": "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags(),
+        "bfloat16": has_bfloat16(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
         "python": sys.version.split()[0],
@@ -115,13 +120,17 @@ def table(figures: list[Figure]) -> str:
     """The figures as a Markdown table."""
     lines = ["| figure | measured | spread | aim | met |", "| --- | --- | --- | --- | --- |"]
     for figure in figures:
-        value = (
-            figure.note or "not measured" if figure.value is None else f"{_short(figure.value)} {figure.unit}".strip()
-        )
         spread = "" if figure.spread is None else " to ".join(map(_short, figure.spread))
         met = {True: "yes", False: "no", None: ""}[figure.met]
-        lines.append(f"| `{figure.key}` | {value} | {spread} | {figure.aim or ''} | {met} |")
+        lines.append(f"| `{figure.key}` | {_said(figure)} | {spread} | {figure.aim or ''} | {met} |")
     return "\n".join(lines)
+
+
+def _said(figure: Figure) -> str:
+    if figure.value is None:
+        return figure.note or "not measured"
+    value = f"{_short(figure.value)} {figure.unit}".strip()
+    return f"{value} ({figure.note})" if figure.note else value
 
 
 def _caption(when: str, about: dict[str, Any]) -> str:

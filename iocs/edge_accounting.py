@@ -44,7 +44,8 @@ class Account:
         """`former` is what a former process counted."""
         self._lock = threading.Lock()
         self._total = taken_over(former)
-        self._latencies_s: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
+        self._latencies_s = np.zeros((_WINDOW, 2))
+        self._next = 0
         self._published: deque[tuple[float, int]] = deque(maxlen=64)
         self.from_arrival = False
 
@@ -60,7 +61,8 @@ class Account:
         since_ns = taken_ns(frame.time_ns, arrival_ns)
         self.from_arrival = since_ns != frame.time_ns
         with self._lock:
-            self._latencies_s.append((time.monotonic(), (time.time_ns() - since_ns) / 1e9))
+            self._latencies_s[self._next % _WINDOW] = time.monotonic(), (time.time_ns() - since_ns) / 1e9
+            self._next += 1
             self._total["published"] += 1
             scan.counts["published"] += 1
 
@@ -68,7 +70,7 @@ class Account:
         """Count from zero."""
         with self._lock:
             self._total.clear()
-            self._latencies_s.clear()
+            self._next = 0
             self._published.clear()
 
     @property
@@ -97,8 +99,9 @@ class Account:
         """Median and 99th percentile of the sliding window; 0 without a prediction in it."""
         oldest_s = time.monotonic() - WINDOW_S
         with self._lock:
-            recent = [latency_s for at_s, latency_s in self._latencies_s if at_s >= oldest_s]
-        if not recent:
+            known = self._latencies_s[: min(self._next, _WINDOW)].copy()
+        recent = known[known[:, 0] >= oldest_s, 1]
+        if not recent.size:
             return 0.0, 0.0
         median, high = np.percentile(recent, (50, 99))
         return float(median), float(high)

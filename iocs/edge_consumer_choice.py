@@ -74,4 +74,4 @@ class InConsumers:
         return None if model is None else model.card
 
     def _show(self, frame: NdFrame) -> None:
-        self._outlet.latest_input = frame
+        self._outlet.show_input(frame, frame.array)

@@ -71,7 +71,7 @@ class Outlet:
         self._recordings = Recordings(self.recorder, self._maps.last_of)
         self.record = False
         self._newest: Scan | None = None
-        self.latest_input: NdFrame | None = None
+        self._input: tuple[NdFrame, FloatArray] | None = None
         self.rejected_because = ""
         self.failed: BaseException | None = None
         self._logged = ""
@@ -116,6 +116,15 @@ class Outlet:
         for waiting in self._waiting.give_up():
             self._account.count(waiting.pending.scan, "unplaced")
         self._maps.clear()
+
+    def show_input(self, frame: NdFrame, counts: FloatArray) -> None:
+        """Have a frame shown as it was prepared, (n, n) counts, unless another comes before that; from any thread."""
+        self._input = frame, counts
+
+    def take_input(self) -> NdFrame | None:
+        """The prepared frame to show now; None where none is new."""
+        shown, self._input = self._input, None
+        return None if shown is None else replace(shown[0], array=shown[1], units="counts", severity=0, message="")
 
     def record_map(self, live: LiveMap, stitched: StitchedMap) -> None:
         """Record a map that was made to be shown, where its scan is recorded; safe from any thread."""
@@ -185,7 +194,7 @@ class Outlet:
         else:
             self._account.count(pending.scan, "empty")
         if outcome.counts is not None:
-            self.latest_input = replace(pending.frame, array=outcome.counts, units="counts", severity=0, message="")
+            self.show_input(pending.frame, outcome.counts)
         return sent
 
     def _send(self, pending: Pending, phase_rad: FloatArray, card: ModelCard) -> Placement:

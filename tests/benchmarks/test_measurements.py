@@ -57,10 +57,16 @@ def test_receive(material, network, tmp_path, side_px):
 
 @pytest.mark.usefixtures("patient")
 def test_latency_and_swap(material, network, tmp_path):
-    found = figures_by_key(live.measure(material, tmp_path, network, seconds=0.2, swaps=1, quiet_s=0.2))
+    found = figures_by_key(live.measure(material, tmp_path, network, rate_hz=40.0, seconds=1.0, swaps=1, quiet_s=0.2))
     assert set(found) == {"latency_median_ms", "latency_p99_ms", "swap_lost", "swap_gap_periods"}
     assert found["latency_median_ms"].detail["viewer_ms"] > 0
     assert found["swap_lost"].value == 0
+    assert all("at 40 frames/s" in figure.note for figure in found.values())
+
+
+@pytest.mark.parametrize(("sustained_hz", "chosen_hz"), [(1000.0, 200.0), (250.0, 200.0), (157.0, 70.0), (3.0, 10.0)])
+def test_a_machine_is_asked_for_what_it_can_live_at(sustained_hz, chosen_hz):
+    assert live.chosen_hz(sustained_hz) == chosen_hz
 
 
 @pytest.mark.usefixtures("patient")

@@ -518,7 +518,9 @@ def test_a_frame_that_cannot_be_published_is_rejected_and_those_after_it_are_pub
     bench.take(NdFrame(5, 10**28, array, {"ScanId": "a"}))
     bench.settle()
     assert bench.ids == [1, 2, 4]
-    assert bench.outlet.latest_input is not None and bench.outlet.latest_input.unique_id == 4
+    shown = bench.outlet.take_input()
+    assert shown is not None and (shown.unique_id, shown.units) == (4, "counts")
+    assert bench.outlet.take_input() is None, "it has been shown"
     c = bench.total
     assert (c.received, c.published, c.rejected, c.unplaced) == (5, 3, 2, 0)
     assert bench.scan == c
