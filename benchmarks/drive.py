@@ -142,7 +142,8 @@ class Rig:
         sent_ns = np.load(self._sent_log)
         last = first + len(sent_ns) - 1
         self._next = last + 1
-        self._viewer.ask(timeout_s, do="wait", until=last, quiet_s=QUIET_S if quiet_s is None else quiet_s)
+        if len(sent_ns):  # stopped before its first frame, it has none to wait for
+            self._viewer.ask(timeout_s, do="wait", until=last, quiet_s=QUIET_S if quiet_s is None else quiet_s)
         self._viewer.ask(do="save", path=str(self._seen_log))
         return Run(
             start=first,
