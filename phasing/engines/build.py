@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 _REST = 3.0
 """Times what a step of the warm-up took that nothing is done after it."""
-_WARMED_FRAMES = 8
-"""Batches of up to so many frames are predicted in the warm-up, and one of batch_size."""
 _FLOAT32_LIMIT_RAD = 1e-3
 """What libraries differ by in float32 is about 1e-6; more is an error of one of them."""
 
@@ -44,7 +42,7 @@ def build_engine(
     if options.name not in (AUTO, *BUILDERS):
         raise ModelError(f"no inference engine is called {options.name!r}: choose {AUTO}, {', '.join(BUILDERS)}")
     frames = frames if frames is not None and len(frames) else None
-    reference = Reference(onnx_bytes, card, options, frames)
+    reference = Reference(onnx_bytes, card, frames)
     names = engine_names_available() if options.name == AUTO else (options.name,)
     path = proof_path(onnx_bytes, card, options, names)
     proof = read_proof(path) if frames is None else None
@@ -128,13 +126,13 @@ def _compared(reference: Reference, network: Network, options: EngineOptions, re
 
 
 def _warm(reference: Reference, network: Network, options: EngineOptions, proof: Proof) -> Engine:
-    """Predict the numbers of frames that it will get, resting after each: another engine may be serving beside it.
+    """Predict, resting after each time: another engine may be serving beside it, on the same cores.
 
-    Batches that close early have any number, and OpenVINO prepares itself for each of them when it comes first.
+    On a CPU the first frame of each caller is what costs more, and no number of frames after it (measured); a GPU is
+    warmed up with the most that it will get, too.
     """
     engine = Served(network, reference.card.input_shape, proof.difference_rad, proof.remark)
-    sizes = range(1, min(options.batch_size, _WARMED_FRAMES) + 1) if network.batch_size is None else ()
-    for size in dict.fromkeys((*sizes, network.batch_size or options.batch_size)):
+    for size in dict.fromkeys((network.batch_size or 1, network.batch_size or network.largest or 1)):
         counts = np.resize(reference.counts, (size, *reference.card.input_shape))
         for _ in range(options.parallel):
             began_s = time.monotonic()

@@ -11,6 +11,8 @@ from phasing.errors import ModelError
 PHASE_LIMIT_RAD = np.pi + 0.05
 """The network ends in tanh times pi; the rest is bfloat16's rounding."""
 REFERENCE = "onnxruntime CPU float32"
+_OPTIONS = EngineOptions("onnxruntime", threads=1, precision=FLOAT32, providers=("cpu",))
+"""One thread: it has time, and what serves beside it has not."""
 _COMPARED_FRAMES = 16
 
 
@@ -20,9 +22,8 @@ class Reference:
     counts: (N, 1, n, n) float32 prepared counts, not scaled: the first 16 of the frames given, else synthetic ones.
     """
 
-    def __init__(self, onnx_bytes: bytes, card: ModelCard, options: EngineOptions, frames: FloatArray | None) -> None:
+    def __init__(self, onnx_bytes: bytes, card: ModelCard, frames: FloatArray | None) -> None:
         self.onnx_bytes, self.card = onnx_bytes, card
-        self._options = EngineOptions("onnxruntime", threads=options.threads, precision=FLOAT32, providers=("cpu",))
         some = frames[:_COMPARED_FRAMES] if frames is not None else _synthetic_frames(card)
         self.counts = np.ascontiguousarray(some, np.float32)
         self._expected_rad: FloatArray | None = None
@@ -30,7 +31,7 @@ class Reference:
     def expected_rad(self) -> FloatArray:
         """(N, 1, n, n) phase in rad of the frames. ModelError when it is none."""
         if self._expected_rad is None:
-            with library_network(self.onnx_bytes, self.card, self._options) as network:
+            with library_network(self.onnx_bytes, self.card, _OPTIONS) as network:
                 self._expected_rad = self.phase_rad(Served(network, self.card.input_shape), self.counts)
                 network.close()
         return self._expected_rad
