@@ -29,7 +29,7 @@ types: $(INSTALLED)
 imports: $(INSTALLED)
 	$(BIN)/lint-imports
 
-# Some eight minutes, and worth something only while the machine does nothing else.
+# Some twelve minutes, and worth something only while the machine does nothing else.
 bench-edge: $(INSTALLED)
 	$(BIN)/python -m benchmarks.edge
 
