@@ -191,11 +191,17 @@ def pva_alarm(prefix: str, pv: Pv) -> tuple[Severity, str]:
 
 
 def ca_severity(prefix: str, pv: Pv) -> Severity:
-    """The severity of a PV, on Channel Access."""
+    """The severity of a PV, on Channel Access; caproto repeats a lost search after half of its timeout only."""
+    from caproto import CaprotoTimeoutError
     from caproto.sync import client
 
-    read = client.read(full_name(prefix, pv), data_type="time", timeout=PATIENCE_S, repeater=False)
-    return Severity(int(read.metadata.severity))
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            read = client.read(full_name(prefix, pv), data_type="time", timeout=4.0, repeater=False)
+            return Severity(int(read.metadata.severity))
+        except CaprotoTimeoutError:
+            assert time.monotonic() < deadline_s, f"{pv.name} does not answer on Channel Access"
 
 
 def scaling_onnx(factor: float = SCALE_RAD, side_px: int = SIDE_PX) -> bytes:
