@@ -1,5 +1,6 @@
 """Frames into batches, batches through the engine: several at a time, handed on in order."""
 
+import logging
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from phasing.engines import Engine
 from phasing.errors import FrameRejected, ModelError
 from phasing.frames import prepare
 
+log = logging.getLogger("phaseline.edge")
 FloatArray = npt.NDArray[np.float32]
 NEXT_BATCHES = 1
 """Batches that wait for the engine beside those in it: more of them would be smaller than they need to be."""
@@ -62,6 +64,14 @@ class Model:
         """Wait for what is under way and give the engine back."""
         self._pool.shutdown()
         self.engine.close()
+
+
+def close_retired(model: Model) -> None:
+    """Close a model that serves no more; one that fails at that is logged, for others wait for the thread."""
+    try:
+        model.close()
+    except Exception:
+        log.exception("model %d does not close", model.card.version)
 
 
 Emit = Callable[["Future[list[Outcome]]", Model], None]

@@ -1,15 +1,12 @@
 """The models of one consumer: built in a thread as soon as they are ordered, kept until they serve no more."""
 
-import logging
 import queue
 import threading
 
-from iocs.edge_batches import Model
+from iocs.edge_batches import Model, close_retired
 from iocs.edge_consumer_child import vital
 from iocs.edge_consumer_orders import Answer, Orders
 from iocs.edge_trial import Candidate, build, reason_of
-
-log = logging.getLogger("phaseline.edge")
 
 
 class Models:
@@ -83,7 +80,7 @@ class Models:
         while True:
             job = self._wanted.get()
             if isinstance(job, Model):
-                _close(job)
+                close_retired(job)
             else:
                 self._settle(str(job.kept.announcement), _built(job))
             del job  # it would be held until the next one comes
@@ -105,10 +102,3 @@ def _built(candidate: Candidate) -> Model | str:
         return Model(*build(candidate))
     except Exception as error:  # noqa: BLE001  (it is the answer, and the next model needs this thread)
         return reason_of(error)
-
-
-def _close(model: Model) -> None:
-    try:
-        model.close()
-    except Exception:
-        log.exception("model %d does not close", model.card.version)

@@ -86,7 +86,7 @@ class Succession:
         self._ioc.post(pvs.ENGINE, pvs.ENGINE.initial)
         if building is None:
             return
-        served = self._again is not None and self._again.same_model(building.announcement)
+        served = self._served_last(building.announcement)
         self._deaths[building.announcement.digest] += 1
         if not served or self._deaths[building.announcement.digest] >= DEATHS:
             self._refuse(building.announcement, reason)
@@ -152,12 +152,16 @@ class Succession:
         building = self._building
         if building is None or building.announcement.same_model(announcement):
             return
-        if self._again is None or not building.announcement.same_model(self._again):
+        if not self._served_last(building.announcement):
             self._send(DropModel(building))
 
     def _wants(self, announcement: Announcement) -> bool:
         """Whether this model is the one announced last."""
         return self._wanted is not None and self._wanted.same_model(announcement)
+
+    def _served_last(self, announcement: Announcement) -> bool:
+        """Whether this model is the one that is to serve again in the next stream process."""
+        return self._again is not None and self._again.same_model(announcement)
 
     def _is_live(self, announcement: Announcement) -> bool:
         return self.live is not None and self.live.announcement.same_model(announcement)
@@ -219,7 +223,7 @@ class Succession:
             serial = self._wanted.serial
             self._wanted = self.live.announcement if self.live is not None else None
             self._ioc.post(pvs.MODEL_STATE, REFUSED)
-        if self._again is not None and self._again.same_model(announcement) and not self._is_live(announcement):
+        if self._served_last(announcement) and not self._is_live(announcement):
             self._forget(announcement)
         self._ioc.post(pvs.REFUSED, f"{announcement.version} {serial} {reason}", severity=Severity.MAJOR, message=text)
         self._ioc.tell(pvs.MESSAGE, text, Severity.MAJOR)

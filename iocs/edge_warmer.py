@@ -1,6 +1,5 @@
 """Makes the next model ready beside the running one: tried in a process of its own, then built in a thread here."""
 
-import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,14 +9,12 @@ from typing import Any
 import numpy.typing as npt
 
 from iocs.config import EdgeSection
-from iocs.edge_batches import Model
+from iocs.edge_batches import Model, close_retired
 from iocs.edge_messages import LoadModel
 from iocs.edge_models import KeptModel
 from iocs.edge_trial import Candidate, Trials, build, reason_of
 from phasing.compute import cores_available
 from phasing.engines import EngineOptions
-
-log = logging.getLogger("phaseline.edge")
 
 PARALLEL = 4
 """Batches predicted at the same time unless configured: each on threads of its own waits for no other."""
@@ -106,10 +103,7 @@ class Warmer:
         with self._changed:
             retired, self._retired = self._retired, []
         for model in retired:
-            try:
-                model.close()
-            except Exception:
-                log.exception("model %d does not close", model.card.version)
+            close_retired(model)
 
     def _make_wanted(self) -> None:
         with self._changed:
