@@ -3,8 +3,9 @@
 CSV: a header line names the columns (comma, semicolon or tab between them), each further line is one row. The file may
 grow while it is read. HDF5: one dataset for each axis and one for the ids, of equal length; a dataset (N, K) holds K
 samples for each id, and x and y may both name one (N, 2) or (N, 3) dataset with x in its first column and y in its
-second, as CXI's translation has them. Numbers are returned as the file has them: phasing.positions.to_sample_plane
-makes lengths of them.
+second, as CXI's translation has them. MDA (synApps' sscan record): x, y and the id are recorded columns, by PV,
+readback or description; without an id, points are counted. Numbers are returned as the file has them:
+phasing.positions.to_sample_plane makes lengths of them.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from numpy.typing import NDArray
 
 from phasing import scanlayout
 from phasing.errors import PhaselineError, ScanFileError
+from phasing.mdafile import SIGNATURES as _MDA_SIGNATURES
+from phasing.mdafile import MdaFile
 
 ID_COLUMNS = ("NDArrayUniqueId", "unique_id", "id")
+_ID_PV = ":UniqueId_RBV"
+"""How the PV of areaDetector ends that an sscan record reads to know a frame's id."""
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_ATTRIBUTES = scanlayout.UNIQUE_ID.rpartition("/")[0]
 _DELIMITERS = (",", ";", "\t")
+_LARGEST_MDA_ID = 2.0**24  # MDA has detectors' values in single precision
 _LARGEST_ID = 2.0**53  # beyond, a number that was written with a decimal point is no longer exact
 # What h5py raises for a file that is none, or whose bytes contradict one another.
 _DAMAGED = (OSError, RuntimeError, KeyError, ValueError)
@@ -38,10 +43,14 @@ class PositionFileError(PhaselineError):
 
 @dataclass(frozen=True, eq=False)
 class PositionTable:
-    """unique_id (N,) int64, ascending, each once; yx (N, 2) float64, (y, x) in the file's own unit."""
+    """unique_id (N,) int64, ascending, each once; yx (N, 2) float64, (y, x) in the file's own unit.
+
+    counted: the file has no ids, and these number its points from 0.
+    """
 
     unique_id: NDArray[np.int64]
     yx: NDArray[np.float64]
+    counted: bool = False
 
     def find(self, unique_id: int) -> tuple[float, float] | None:
         """Return (y, x) of a frame; None when the table does not have it."""
@@ -55,38 +64,44 @@ class PositionTable:
 class PositionFile:
     """One file, read again as it grows: of a CSV file that was only appended to, nothing is read twice."""
 
-    def __init__(self, path: Path, *, x: str, y: str) -> None:
-        """`x` and `y` name the columns of a CSV file, or the datasets of an HDF5 file by path or by NDAttribute."""
+    def __init__(self, path: Path, *, x: str, y: str, unique_id: str = "") -> None:
+        """`x` and `y` name columns, or the datasets of an HDF5 file by path or by NDAttribute.
+
+        `unique_id` names what holds the frame ids; by default one of ID_COLUMNS.
+        """
         self.path, self._names = path, (y, x)
-        self._csv = _Csv(self._names)
+        self._ids = (unique_id,) if unique_id else ID_COLUMNS
+        self._csv = _Csv(self._names, self._ids)
 
     def read(self, *, may_grow: bool = False, at_rest: bool = True) -> PositionTable | None:
         """Read what is new in the file and return all of its positions.
 
         Where it `may_grow`, a last line that no line end follows is left for later: its writer may have written a part
         of it, and half a number is another number. Unless it is `at_rest`, the last id of a CSV file is left for later
-        too, for it may get more rows, and an HDF5 file is not touched (None). Raises PositionFileError when the file
-        cannot be read, a column or dataset is missing or comes twice, numbers of rows differ, or a value is NaN,
+        too, for it may get more rows, and an HDF5 or MDA file is not touched (None). Raises PositionFileError when the
+        file cannot be read, a column or dataset is missing or comes twice, numbers of rows differ, or a value is NaN,
         infinite or no number.
         """
         try:
             with self.path.open("rb") as file:
-                is_hdf5 = file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
-                if not is_hdf5:
-                    file.seek(0)
-                    return self._csv.read(file.read(), may_grow=may_grow, at_rest=at_rest)
+                begin = file.read(len(_HDF5_SIGNATURE))
+                if begin == _HDF5_SIGNATURE:
+                    return _read_hdf5(self.path, self._names, self._ids) if at_rest else None
+                if begin[:4] in _MDA_SIGNATURES:
+                    return _mda_table(MdaFile(self.path), self._names, self._ids) if at_rest else None
+                file.seek(0)
+                return self._csv.read(file.read(), may_grow=may_grow, at_rest=at_rest)
         except OSError as error:
             raise PositionFileError(f"{self.path}: {error.strerror}") from error
-        except PositionFileError as error:
+        except (PositionFileError, ScanFileError) as error:
             raise PositionFileError(f"{self.path}: {error}") from error
-        return _read_hdf5(self.path, self._names) if at_rest else None
 
 
 class _Csv:
     """The rows of a CSV file until now, and how far into its bytes they reach."""
 
-    def __init__(self, names: tuple[str, str]) -> None:
-        self._names = names
+    def __init__(self, names: tuple[str, str], id_names: tuple[str, ...]) -> None:
+        self._names, self._id_names = names, id_names
         self._length = self._checksum = 0
         self._start_over()
 
@@ -141,12 +156,12 @@ class _Csv:
         twice = sorted({name for name in self._header if self._header.count(name) > 1})
         if twice:
             raise PositionFileError(f"line {self._lines}: column {twice[0]} comes more than once")
-        ids = [name for name in ID_COLUMNS if name in self._header]
+        ids = [name for name in self._id_names if name in self._header]
         for name in self._names:
             if name not in self._header:
                 raise PositionFileError(f"line {self._lines}: no column {name} among {', '.join(self._header)}")
         if len(ids) != 1:
-            what = f"columns {' and '.join(ids)} both hold ids" if ids else f"no column {' or '.join(ID_COLUMNS)}"
+            what = f"columns {' and '.join(ids)} both hold ids" if ids else f"no column {' or '.join(self._id_names)}"
             raise PositionFileError(f"line {self._lines}: {what}")
         self._columns = tuple(map(self._header.index, (ids[0], *self._names)))
 
@@ -201,20 +216,42 @@ def _without(table: PositionTable, unique_id: int) -> PositionTable:
     return PositionTable(table.unique_id[others], table.yx[others])
 
 
-def _read_hdf5(path: Path, names: tuple[str, str]) -> PositionTable:
+def _mda_table(file: MdaFile, names: tuple[str, str], id_names: tuple[str, ...]) -> PositionTable:
+    y, x = (_mda_column(file, name) for name in names)
+    unique_id = next((ids for name in id_names if (ids := file.column(name)) is not None), None)
+    if unique_id is None and id_names == ID_COLUMNS:
+        unique_id = file.ending(_ID_PV)
+    elif unique_id is None:
+        raise PositionFileError(f"no column {id_names[0]} among {', '.join(file.names)}")
+    yx = np.stack([y, x], axis=1)
+    if not np.isfinite(yx).all():
+        raise PositionFileError(f"a value of {' or '.join(names)} is NaN or infinite")
+    if unique_id is None:
+        return PositionTable(np.arange(len(yx)), yx, counted=True)
+    if not (np.isfinite(unique_id) & (unique_id == np.rint(unique_id)) & (unique_id <= _LARGEST_MDA_ID)).all():
+        raise PositionFileError(f"the column of frame ids holds what is none, or one above {_LARGEST_MDA_ID:g}")
+    return _mean_by_id(unique_id.astype(np.int64), yx)
+
+
+def _mda_column(file: MdaFile, name: str) -> NDArray[np.float64]:
+    values = file.column(name)
+    if values is None:
+        raise PositionFileError(f"no column {name} among {', '.join(file.names)}")
+    return values
+
+
+def _read_hdf5(path: Path, names: tuple[str, str], id_names: tuple[str, ...]) -> PositionTable:
     try:
         # A lock of ours would keep a writer from opening the file: we stand in nobody's way.
         with h5py.File(path, "r", locking=False) as file:
-            return _hdf5_table(file, names)
+            return _hdf5_table(file, names, id_names)
     except _DAMAGED as error:
-        raise PositionFileError(f"{path}: not an HDF5 file, truncated or damaged: {error}") from error
-    except (PositionFileError, ScanFileError) as error:
-        raise PositionFileError(f"{path}: {error}") from error
+        raise PositionFileError(f"not an HDF5 file, truncated or damaged: {error}") from error
 
 
-def _hdf5_table(file: h5py.File, names: tuple[str, str]) -> PositionTable:
+def _hdf5_table(file: h5py.File, names: tuple[str, str], id_names: tuple[str, ...]) -> PositionTable:
     paths = [_axis_path(file, name) for name in names]
-    id_path = _id_path(file, paths[0])
+    id_path = _id_path(file, paths[0], id_names)
     unique_id = _numbers(file, id_path)
     if unique_id.ndim != 1:
         raise PositionFileError(f"{id_path} must be (N,) frame ids, not {unique_id.shape}")
@@ -234,17 +271,19 @@ def _hdf5_table(file: h5py.File, names: tuple[str, str]) -> PositionTable:
 
 
 def _axis_path(file: h5py.File, name: str) -> str:
-    candidates = [name] if name.startswith("/") else [f"/{name}", f"{_ATTRIBUTES}/{name}"]
+    candidates = [name] if name.startswith("/") else [f"/{name}", f"{scanlayout.ATTRIBUTES}/{name}"]
     for path in candidates:
         if isinstance(file.get(path), h5py.Dataset):
             return path
     raise PositionFileError(f"no dataset {' or '.join(candidates)}")
 
 
-def _id_path(file: h5py.File, axis_path: str) -> str:
+def _id_path(file: h5py.File, axis_path: str, id_names: tuple[str, ...]) -> str:
     """The ids' dataset: beside the positions, or where areaDetector and our scan files have it."""
     beside = axis_path.rpartition("/")[0]
-    candidates = [f"{beside}/{name}" for name in ID_COLUMNS] + [scanlayout.UNIQUE_ID]
+    candidates = [name if name.startswith("/") else f"{beside}/{name}" for name in id_names]
+    if id_names == ID_COLUMNS:
+        candidates.append(scanlayout.UNIQUE_ID)
     for path in candidates:
         if isinstance(file.get(path), h5py.Dataset):
             return path

@@ -20,8 +20,9 @@ from phasing.geometry import ELECTRONVOLT_J, Geometry
 DATA = "/entry_1/data_1/data"
 TRANSLATION = "/entry_1/data_1/translation"
 SCAN_ID = "/entry/entry_identifier"
-UNIQUE_ID = "/entry/instrument/NDAttributes/NDArrayUniqueId"
-TIME_STAMP = "/entry/instrument/NDAttributes/NDArrayTimeStamp"
+ATTRIBUTES = "/entry/instrument/NDAttributes"
+UNIQUE_ID = f"{ATTRIBUTES}/NDArrayUniqueId"
+TIME_STAMP = f"{ATTRIBUTES}/NDArrayTimeStamp"
 AREA_DETECTOR_DATA = "/entry/data/data"
 ENERGY = "/entry_1/instrument_1/source_1/energy"
 DISTANCE = "/entry_1/instrument_1/detector_1/distance"
@@ -45,7 +46,7 @@ _CLASSES = {
     "/entry/data": "NXdata",
     "/entry/instrument": "NXinstrument",
     "/entry/instrument/detector": "NXdetector",
-    "/entry/instrument/NDAttributes": "NXcollection",
+    ATTRIBUTES: "NXcollection",
     "/entry_1": "NXentry",
     "/entry_1/data_1": "NXcollection",
     "/entry_1/instrument_1": "NXinstrument",

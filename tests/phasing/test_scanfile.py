@@ -429,6 +429,6 @@ def test_frames_that_a_detector_compressed_are_read_by_a_process_that_knows_noth
         file.create_dataset(scanlayout.DATA, data=counts, chunks=(1, *counts.shape[1:]), **hdf5plugin.Bitshuffle())
     code = "import sys; from phasing.scanfile import read_scan; print(read_scan(sys.argv[1]).counts().sum())"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=300, check=True
     )
     assert int(done.stdout) == int(counts.sum())
