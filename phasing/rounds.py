@@ -5,6 +5,9 @@ from pathlib import Path
 
 from phasing.errors import TrainingError
 
+CHECKPOINT_NAME = "checkpoint.pt"
+"""What a round calls the weights that it leaves in its folder."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:

@@ -17,7 +17,7 @@ from phasing.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from phasing.compute import device_name, has_bfloat16, torch_set_up
 from phasing.errors import TrainingError
 from phasing.pairs import PairSet
-from phasing.rounds import EpochReport, TrainResult, TrainSettings
+from phasing.rounds import CHECKPOINT_NAME, EpochReport, TrainResult, TrainSettings
 from phasing.samples import IndexArray, Samples, fitting
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EpochReport", "TrainResult", "TrainSettings", "TrainingCancelled", "train"]
 
-CHECKPOINT_NAME = "checkpoint.pt"
 _JUDGED_AT_ONCE = 64
 _START_FRAMES = 64
 _HALF_CYCLE_SHARE = 6 / 50

@@ -255,7 +255,7 @@ def writing_process(path: Path, what: str) -> subprocess.Popen[str]:
 
 def test_a_killed_writer_leaves_what_it_flushed(tmp_path: Path) -> None:
     with writing_process(tmp_path / "a.h5", "die") as process:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
     assert (process.returncode, output) == (-signal.SIGKILL, "70\n")
     check(tmp_path / "a.h5.part", predictions(100)[:70])
     stitched = read_recording(tmp_path / "a.h5.part").stitched

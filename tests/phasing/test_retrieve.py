@@ -1,10 +1,12 @@
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from phasing.compare import map_correlation
@@ -65,6 +67,13 @@ def test_can_be_cancelled_between_epochs(scan: Scan, settings: RetrieveSettings)
         retrieve(scan, settings, reports.append, lambda: len(reports) == 2)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_torch_is_left_as_it_was(scan: Scan, settings: RetrieveSettings, cancelled: bool) -> None:
+    with suppress(RetrievalCancelled):
+        retrieve(scan, replace(settings, num_epochs=1), lambda report: None, lambda: cancelled)
+    assert torch.overrides._get_current_function_mode_stack() == [], "a default device is a mode on that stack"
+
+
 def test_several_probe_modes(scan: Scan, settings: RetrieveSettings) -> None:
     result = retrieve(scan, replace(settings, num_epochs=2, num_modes=2), lambda report: None)
     assert result.probe.shape == (2, 64, 64)
@@ -79,9 +88,20 @@ def test_refuses_a_scan_without_counts(scan: Scan, settings: RetrieveSettings, t
         retrieve(read_scan(empty), settings, lambda report: None)
 
 
-@pytest.mark.parametrize("wrong", [{"num_epochs": 0}, {"num_modes": 0}, {"batch_size": 0}, {"engine": "tike"}])
-def test_refuses_settings_that_cannot_be(wrong: dict[str, int]) -> None:
-    with pytest.raises(RetrievalError, match=next(iter(wrong))):
+WRONG = [
+    ({"num_epochs": 0}, "num_epochs must be at least 1"),
+    ({"num_modes": 0}, "num_modes must be at least 1"),
+    ({"batch_size": 0}, "batch_size must be at least 1"),
+    ({"num_gpus": 0}, "num_gpus must be at least 1"),
+    ({"engine": "epie"}, "no phase retrieval engine is called 'epie': choose ptychi or tike"),
+    ({"num_gpus": 2}, "num_gpus must be 1 with ptychi"),
+    ({"engine": "tike", "object_alpha": 0.1}, "must be the same with tike"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "text"), WRONG)
+def test_refuses_settings_that_cannot_be(wrong: dict[str, object], text: str) -> None:
+    with pytest.raises(RetrievalError, match=text):
         RetrieveSettings(**wrong)  # type: ignore[arg-type]
 
 

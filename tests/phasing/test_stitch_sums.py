@@ -11,7 +11,7 @@ from stitch_samples import BEAM, PIXEL_M, SIDE, bilinear, cut, positions, truth,
 
 from phasing.stitch import StitchedMap, Stitcher, patch_weight
 
-LIMIT_S = 60.0
+LIMIT_S = 300.0
 
 
 def direct(

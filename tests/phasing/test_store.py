@@ -13,7 +13,7 @@ from phasing.card import ModelCard
 from phasing.errors import ModelError
 from phasing.store import ModelState, Registry
 
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 
 
 @pytest.fixture
