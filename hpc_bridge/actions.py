@@ -23,11 +23,16 @@ CREATE TABLE IF NOT EXISTS action(
 
 @dataclass(frozen=True)
 class OpenAction:
-    """An action that had not ended when its provider's process did; ``running``: its work had begun and gone on."""
+    """An action that had not ended when its provider's process did, with what that had noted of it."""
 
     action_id: str
     body: Json
-    running: bool
+    noted: Json
+
+    @property
+    def running(self) -> bool:
+        """Whether its work had begun and gone on."""
+        return bool(self.noted.get("running"))
 
 
 class ActionStore:
@@ -73,25 +78,32 @@ class ActionStore:
 
     def fail(self, action_id: str, error: BridgeError, **more: object) -> bool:
         """Record that an action failed with a named error; ``more`` goes into its details."""
-        details = {"code": type(error).__name__, "description": str(error), **more}
-        return self.end(action_id, ActionState.FAILED, details)
+        failed = ActionStatus.failed(error, **more)
+        return self.end(action_id, failed.status, dict(failed.details))
+
+    def note(self, action_id: str, noted: Json) -> None:
+        """Keep what the next process must know of an open action. Raises BackendUnavailable when it cannot be kept."""
+        statement = "UPDATE action SET details=? WHERE action_id=? AND ended_s IS NULL"
+        self._database.execute(statement, json.dumps(noted), action_id)
 
     def set_running(self, action_id: str, on: bool) -> None:
         """Note whether an open action's work goes on: if it does when the process dies, it may be what killed it.
 
         Where the disk does not take this, the action passes for one that waits.
         """
-        statement = "UPDATE action SET details=? WHERE action_id=? AND ended_s IS NULL"
         try:
-            self._database.execute(statement, json.dumps({"running": on}), action_id)
+            self.note(action_id, {"running": on})
         except BackendUnavailable:
             logger.exception("that action %s is %s cannot be written", action_id, "running" if on else "waiting")
 
-    def lose_unfinished(self) -> None:
-        """Record that the open actions were lost with the process that had them, so that new attempts may begin."""
+    def lose_unfinished(self, ran: Callable[[OpenAction], bool] = lambda action: action.running) -> None:
+        """Record that the open actions were lost with the process that had them, so that new attempts may begin.
+
+        ``ran`` tells whose work had begun: it may be what killed the process.
+        """
         for action in self.unfinished():
             error = WorkerLost("the process that ran this task ended")
-            self.fail(action.action_id, error, interrupted=True, blameless=not action.running)
+            self.fail(action.action_id, error, interrupted=True, blameless=not ran(action))
 
     def is_live(self, action_id: str) -> bool:
         """Tell without reading the disk whether the action has not ended."""
@@ -132,8 +144,7 @@ class ActionStore:
 
 
 def _open_action(row: Json) -> OpenAction:
-    running = bool(json.loads(row["details"]).get("running"))
-    return OpenAction(row["action_id"], json.loads(row["body"]), running)
+    return OpenAction(row["action_id"], json.loads(row["body"]), json.loads(row["details"]))
 
 
 class StoredProvider:

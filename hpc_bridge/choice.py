@@ -3,7 +3,7 @@
 import fnmatch
 import operator
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from hpc_bridge.paths import PathError, parse, read
@@ -74,24 +74,46 @@ def _compare(name: str, value: Any, wanted: Any, document: Mapping[str, Any]) ->
     if not (_KINDS[kind](value) and _KINDS[kind](wanted)):
         return False
     if kind == "Timestamp":
-        value, wanted = datetime.fromisoformat(value), datetime.fromisoformat(wanted)
+        value, wanted = timestamp(value), timestamp(wanted)
     return _ORDERS[order](value, wanted)
+
+
+def timestamp(text: str) -> datetime:
+    """Read a time stamp; one without a time zone is UTC. Raises ValueError."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def problems(rule: Any) -> list[str]:
     """List what makes a rule unusable, for the offline check."""
     if not isinstance(rule, Mapping):
         return ["a rule is not an object"]
-    if "And" in rule or "Or" in rule:
-        parts = rule.get("And", rule.get("Or"))
+    joined = [key for key in ("And", "Or") if key in rule]
+    if joined:
+        parts = rule[joined[0]]
         return [text for part in parts for text in problems(part)] if isinstance(parts, list) else ["needs a list"]
     if "Not" in rule:
         return problems(rule["Not"])
     names = [key for key in rule if key not in _KEYWORDS]
     if len(names) != 1 or names[0] not in OPERATORS:
-        return [f"a rule needs exactly one known comparison, not {', '.join(names) or 'none'}"]
+        return [f"a rule needs exactly one known comparison, not {', '.join(map(str, names)) or 'none'}"]
     paths = [rule.get("Variable", "")] + ([rule[names[0]]] if names[0].endswith("Path") else [])
-    return [text for path in paths for text in _path_problems(path)]
+    return [text for path in paths for text in _path_problems(path)] + _operand_problems(names[0], rule[names[0]])
+
+
+def _operand_problems(name: str, operand: Any) -> list[str]:
+    if name == "StringMatches" and not isinstance(operand, str):
+        return ["StringMatches needs a text"]
+    if name in _COMPARISONS:
+        kind = _COMPARISONS[name][0]
+        if not _KINDS[kind](operand):
+            return [f"{name} cannot compare with {operand!r}"]
+        if kind == "Timestamp":
+            try:
+                timestamp(operand)
+            except ValueError:
+                return [f"{operand!r} is no time stamp"]
+    return []
 
 
 def _path_problems(path: Any) -> list[str]:

@@ -49,21 +49,24 @@ class Dispatcher:
         """Return the URLs that nobody serves."""
         return sorted(url for url in urls if url.rstrip("/") not in self.providers)
 
-    def begin(self, run: Run, state: Mapping[str, Any], *, held: bool) -> Begun | None:
-        """Journal the action that is about to begin, or take up the one that a former process journalled.
+    def take_up(self, run: Run) -> Begun | None:
+        """Return the action of the run's present state that a former process journalled, if it did."""
+        row = self._journal.action(run.request_id)
+        return None if row is None or self.missing(frozenset([row.url])) else self._begun(run, row.body, row.action_id)
 
-        Returns None while new work is held. Raises StepError.
-        """
+    def begin(self, run: Run, state: Mapping[str, Any], *, held: bool) -> Begun | None:
+        """Journal the action that is about to begin; None while new work is held. Raises StepError."""
         if self.missing(frozenset([state["ActionUrl"]])):
             raise StepError("ActionUnableToRun", f"{run.state}: no provider is configured for {state['ActionUrl']}")
-        row = self._journal.action(run.request_id)
-        if row is None and held:
+        if held:
             return None
-        body = row.body if row else steps.body(run.state, state, run.document, run.run_id)
-        if row is None:
-            self._journal.begin_action(run, state["ActionUrl"], body, time.time())
+        body = steps.body(run.state, state, run.document, run.run_id)
+        self._journal.begin_action(run, state["ActionUrl"], body, time.time())
+        return self._begun(run, body, None)
+
+    def _begun(self, run: Run, body: Json, action_id: str | None) -> Begun:
+        state = run.definition.states[run.state]
         provider = self.providers[state["ActionUrl"].rstrip("/")]
-        action_id = row.action_id if row else None
         return Begun(run.request_id, provider, body, action_id, time.monotonic() + state["WaitTime"])
 
     def ask(self, begun: Begun) -> None:
@@ -81,7 +84,7 @@ class Dispatcher:
 
     def abandon(self, begun: Begun) -> None:
         """Cancel an action whose result is not awaited any more."""
-        begun.status = _failed(Cancelled("cancelled by the runner"))
+        begun.status = ActionStatus.failed(Cancelled("cancelled by the runner"))
         if begun.action_id is not None:
             with suppress(BridgeError):  # ended or unreachable: there is nothing more to be done about it here
                 begun.provider.cancel(begun.action_id)
@@ -117,9 +120,5 @@ def _answer(begun: Begun, question: Callable[[], Answer]) -> Answer | None:
     except BackendUnavailable as error:  # asked again until the deadline: it may come back
         begun.status = ActionStatus(ActionState.ACTIVE, {"description": str(error)})
     except BridgeError as error:
-        begun.status = _failed(error)
+        begun.status = ActionStatus.failed(error)
     return None
-
-
-def _failed(error: BridgeError) -> ActionStatus:
-    return ActionStatus(ActionState.FAILED, {"code": type(error).__name__, "description": str(error)})

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from phasing import retrieve as retrieval
+    from phasing import scanfile
     from phasing import train as training
 
 Settings = TypeVar("Settings")
@@ -34,19 +35,21 @@ JOBS = {
 _KEPT_PREVIEWS = 2
 
 
-def reconstruct(*, scan_file: str, output: str, progress: str | None = None, **settings: Any) -> Json:
+def reconstruct(
+    *, scan_file: str, output: str, progress: str | None = None, supplement: Json | None = None, **settings: Any
+) -> Json:
     """Retrieve the phase of a scan file into ``output`` (HDF5); ``settings`` are RetrieveSettings' fields.
 
+    ``supplement``: what phasing.supplement.Supplement.to_json gives, how to read scan files of the beamline's own.
     Previews of the object's phase, (H, W) float32 rad, appear beside ``output`` as .npy files; a line names each.
     """
     from phasing.retrieve import RetrieveSettings, retrieve
-    from phasing.scanfile import read_scan
 
     begun_s = time.monotonic()
     target = _path("output", output)
     chosen = _settings(RetrieveSettings, settings)
     with ProgressWriter(_optional("progress", progress)) as writer:
-        scan = read_scan(_path("scan_file", scan_file))
+        scan = _scan(scan_file, supplement)
         writer.write("started", job="reconstruct", scan_id=scan.scan_id, num_frames=scan.num_frames)
         target.parent.mkdir(parents=True, exist_ok=True)
         for old in _previews(target):  # of an attempt that was killed
@@ -71,17 +74,17 @@ def pairs(
     output: str,
     pixel_size_m: float | None = None,
     progress: str | None = None,
+    supplement: Json | None = None,
 ) -> Json:
-    """Make the training pairs of a scan into the folder ``output``."""
+    """Make the training pairs of a scan into the folder ``output``; ``supplement`` as reconstruct takes it."""
     from phasing.pairs import make_pairs
     from phasing.reconstruction import Reconstruction
-    from phasing.scanfile import read_scan
 
     folder = _path("output", output)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with ProgressWriter(_optional("progress", progress)) as writer:
         writer.write("started", job="pairs")
-        scan = read_scan(_path("scan_file", scan_file))
+        scan = _scan(scan_file, supplement)
         found = Reconstruction.load(_path("reconstruction", reconstruction))
         made = make_pairs(scan, found, folder, pixel_size_m=pixel_size_m)
         writer.write("ended", job="pairs")
@@ -186,6 +189,15 @@ def _fits(value: object, default: object) -> bool:
     if default is None or isinstance(default, float):
         return (value is None and default is None) or (isinstance(value, int | float) and not isinstance(value, bool))
     return type(value) is type(default)
+
+
+def _scan(path: str, supplement: object) -> "scanfile.Scan":
+    from phasing.scanfile import read_scan
+    from phasing.supplement import Supplement
+
+    if supplement is not None and not isinstance(supplement, dict):
+        raise TaskFailed(f"supplement is not a JSON object: {supplement!r}")
+    return read_scan(_path("scan_file", path), None if supplement is None else Supplement.from_json(supplement))
 
 
 def _path(name: str, value: object) -> Path:

@@ -11,11 +11,9 @@ from hpc_bridge.actions import ActionStore, StoredProvider
 from hpc_bridge.copying import confined, copy
 from hpc_bridge.errors import BridgeError, Cancelled, TaskFailed
 from hpc_bridge.ports import ActionState, Json
+from hpc_bridge.transfer_body import check_body, check_item
 
 TRANSFER_URL = "https://transfer.actions.globus.org/transfer"
-_NEEDED = {"source_endpoint", "destination_endpoint", "DATA"}
-# options of the service that change nothing here: every local copy is verified, synced and keeps its part file
-_OPTIONS = {"label", "verify_checksum", "sync_level", "encrypt_data", "preserve_timestamp", "deadline"}
 
 
 @dataclass
@@ -58,12 +56,7 @@ class LocalTransfer(StoredProvider):
 
     def check(self, body: Json) -> None:
         """Raise TaskFailed naming what is missing, unknown or outside the roots."""
-        if missing := _NEEDED - body.keys():
-            raise TaskFailed(f"the transfer lacks {', '.join(sorted(missing))}")
-        if unknown := body.keys() - _NEEDED - _OPTIONS:
-            raise TaskFailed(f"the transfer has the unknown key {', '.join(sorted(unknown))}")
-        if not isinstance(body["DATA"], list) or not body["DATA"]:
-            raise TaskFailed("the transfer's DATA names no files")
+        check_body(body)  # its options change nothing: every copy is verified, synced and keeps its part file
         self._pairs(body)
 
     def begin(self, action_id: str, body: Json) -> None:
@@ -128,11 +121,10 @@ class LocalTransfer(StoredProvider):
 
 
 def _pair(item: object, source: Path, destination: Path) -> tuple[Path, Path]:
-    if not isinstance(item, dict) or not {"source_path", "destination_path"} <= item.keys():
-        raise TaskFailed("each item of DATA needs source_path and destination_path")
-    if item.get("recursive"):
+    named = check_item(item)
+    if named.get("recursive"):
         raise TaskFailed("copying whole folders is not possible here: name the files")
-    return confined(source, str(item["source_path"])), confined(destination, str(item["destination_path"]))
+    return confined(source, str(named["source_path"])), confined(destination, str(named["destination_path"]))
 
 
 def _size(source: Path) -> int:

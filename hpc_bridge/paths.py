@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpc_bridge.errors import BridgeError
@@ -10,15 +10,18 @@ from hpc_bridge.ports import Json
 
 _TOKEN = re.compile(r"\.([A-Za-z_][\w\-]*)|\[(\d+)\]|\['([^']+)'\]")
 CONTEXT = "_context"
+PRIVATE = "__Private_Parameters"
+Compute = Callable[[str, Mapping[str, Any]], Any]
+"""Gives the value of an expression over a document."""
 
 
 class PathError(BridgeError):
     """A JSONPath that is malformed or leads nowhere in this document."""
 
 
-def parse(path: str) -> tuple[str | int, ...]:
+def parse(path: Any) -> tuple[str | int, ...]:
     """Split a JSONPath into its keys; ``$`` alone gives (). Raises PathError for anything outside the subset."""
-    if not path.startswith("$"):
+    if not isinstance(path, str) or not path.startswith("$"):
         raise PathError(f"the path {path!r} does not start with $")
     keys: list[str | int] = []
     at = 1
@@ -67,28 +70,35 @@ def write(document: Json, path: str, value: Any) -> Json:
     return result
 
 
-def evaluate(template: Any, document: Mapping[str, Any]) -> Any:
-    """Fill a Parameters template: each key ``name.$`` becomes ``name`` with what stands at its path."""
+def evaluate(template: Any, document: Mapping[str, Any], compute: Compute) -> Any:
+    """Fill a Parameters template.
+
+    Each key ``name.$`` becomes ``name`` with what stands at its path, each key ``name.=`` becomes ``name`` with what
+    ``compute`` makes of its expression; the list of names that the service keeps secret is no part of the result.
+    """
     if isinstance(template, list):
-        return [evaluate(item, document) for item in template]
+        return [evaluate(item, document, compute) for item in template]
     if not isinstance(template, dict):
         return template
-    return dict(_entry(key, value, document) for key, value in template.items())
+    entries = ((key, value) for key, value in template.items() if key != PRIVATE)
+    return dict(_entry(key, value, document, compute) for key, value in entries)
 
 
-def _entry(key: str, value: Any, document: Mapping[str, Any]) -> tuple[str, Any]:
+def _entry(key: str, value: Any, document: Mapping[str, Any], compute: Compute) -> tuple[str, Any]:
     if key.endswith(".$"):
         return key[:-2], copy.deepcopy(read(document, str(value)))
-    return key, evaluate(value, document)
+    if key.endswith(".="):
+        return key[:-2], copy.deepcopy(compute(str(value), document))
+    return key, evaluate(value, document, compute)
 
 
-def references(template: Any) -> list[str]:
-    """List every path that a Parameters template reads, for the offline check."""
+def references(template: Any, ending: str = ".$") -> list[Any]:
+    """List every path that a Parameters template reads, or with the ending ``.=`` every expression."""
     if isinstance(template, list):
-        return [path for item in template for path in references(item)]
+        return [path for item in template for path in references(item, ending)]
     if not isinstance(template, dict):
         return []
-    found: list[str] = []
+    found: list[Any] = []
     for key, value in template.items():
-        found += [str(value)] if key.endswith(".$") else references(value)
+        found += [value] if key.endswith(ending) else references(value, ending)
     return found

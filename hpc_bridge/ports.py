@@ -34,6 +34,11 @@ class ActionStatus:
     status: ActionState
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def failed(cls, error: Exception, **more: Any) -> "ActionStatus":
+        """Return how an action stands that a named error of hpc_bridge.errors has ended."""
+        return cls(ActionState.FAILED, {"code": type(error).__name__, "description": str(error), **more})
+
     @property
     def interrupted(self) -> bool:
         """Whether the action was lost with the process that ran it and may be begun again as a new attempt."""

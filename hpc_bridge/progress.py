@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from hpc_bridge.ports import Json
+from hpc_bridge.remote_files import FileReader, LocalFiles
 
 
 class ProgressWriter:
@@ -48,22 +49,18 @@ class ProgressWriter:
 class ProgressReader:
     """Returns the lines that were added since the last read."""
 
-    def __init__(self, path: Path) -> None:
-        """Remember the path; the file need not exist yet."""
-        self._path = path
+    def __init__(self, path: str | Path, files: FileReader | None = None) -> None:
+        """Remember the path, and who reads it: by default this machine. The file need not exist yet."""
+        self._path, self._files = str(path), files or LocalFiles()
         self._offset = 0
 
     def read(self) -> list[Json]:
         """Return the new whole lines; a line that is still being written comes with the next read.
 
-        Lines cut short by a kill are passed over. A file that became shorter is read from its start.
+        Lines cut short by a kill are passed over. Raises OSError and BackendUnavailable.
         """
         try:
-            with self._path.open("rb") as file:
-                if file.seek(0, os.SEEK_END) < self._offset:
-                    self._offset = 0
-                file.seek(self._offset)
-                text = file.read()
+            text = self._files.read(self._path, self._offset)
         except FileNotFoundError:
             return []
         whole = text[: text.rfind(b"\n") + 1]

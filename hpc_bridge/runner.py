@@ -4,8 +4,10 @@ import logging
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
 TROUBLE_S = 1.0
-MAX_LOST = 3
+MAX_LOST = 5
+"""How often an action may be lost with a process that it may have killed, before its run fails."""
 _HELD = "held"
 
 
@@ -40,20 +43,23 @@ class FlowRunner(RunReader):
         path: Path,
         providers: Mapping[str, ActionProvider],
         *,
-        max_active: int = 8,
+        max_active: Mapping[str, int] | None = None,
+        limits: Mapping[str, int] | None = None,
         poll_s: float = POLL_S,
         trouble: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Open the journal at ``path``; nothing moves before start().
 
-        ``providers`` are found by their action URL, ``max_active`` runs go on at once, and providers that do not
-        notify are asked every ``poll_s``. ``trouble`` is called from the runner's thread, once per change, with a text
-        when the journal cannot be written and with "" when it can again.
+        ``providers`` are found by their action URL. ``max_active`` says how many runs of a kind go on at once,
+        ``limits`` how many actions of a state's name; kinds and states without a number are not limited. Providers
+        that do not notify are asked every ``poll_s``. ``trouble`` is called from the runner's thread, once per change,
+        with a text when the journal cannot be written and with "" when it can again.
         Raises BackendUnavailable when another process holds the journal.
         """
         super().__init__(Journal(path))
         self._dispatcher = Dispatcher(self._journal, providers)
-        self._max_active = max_active
+        self._max_active = dict(max_active or {})
+        self._limits = dict(limits or {})
         self._poll_s = poll_s
         self._lock = threading.Condition(threading.RLock())
         self._wake = threading.Event()
@@ -68,6 +74,9 @@ class FlowRunner(RunReader):
     def start(self) -> None:
         """Resume the runs that have not ended and take new ones."""
         self._dispatcher.cancel_orphans()
+        for run in self._runs.values():  # what is at work counts before anything new begins
+            if run.status is RunStatus.ACTIVE and (begun := self._dispatcher.take_up(run)):
+                self._actions[run.run_id] = begun
         for provider in self._dispatcher.providers.values():
             if isinstance(provider, Notifier):
                 provider.notify(self._wake.set)
@@ -158,14 +167,16 @@ class FlowRunner(RunReader):
         """Whether new work is held."""
         return self._held
 
-    @property
-    def max_active(self) -> int:
-        """How many runs may go on at once; lowering it lets the running ones finish."""
-        return self._max_active
+    def set_max_active(self, kind: str, number: int) -> None:
+        """Let this many runs of a kind go on at once; lowering it lets the running ones finish."""
+        with self._lock:
+            self._max_active[kind] = number
+        self._wake.set()
 
-    @max_active.setter
-    def max_active(self, number: int) -> None:
-        self._max_active = number
+    def set_limit(self, state: str, number: int) -> None:
+        """Let this many actions of states with that name go on at once; lowering it lets the running ones finish."""
+        with self._lock:
+            self._limits[state] = number
         self._wake.set()
 
     def current(self, run_id: str) -> ActionStatus | None:
@@ -206,21 +217,30 @@ class FlowRunner(RunReader):
                 self._wake.wait(self._poll_s if self._runs else None)
 
     def _admit(self) -> bool:
-        """Let queued runs begin while there is room, first in first."""
+        """Let queued runs begin while there is room for their kind, first in first."""
         with self._lock:
-            queued = [run for run in self._runs.values() if run.status is RunStatus.QUEUED]
-            room = self._max_active - (len(self._runs) - len(queued))
-            admitted = [] if self._held else sorted(queued, key=lambda run: run.ordinal)[: max(room, 0)]
+            admitted = [] if self._held else self._admissible()
             for run in admitted:
                 now_s = time.time()
                 started_s = run.started_s or now_s
                 self._save(replace(run, status=RunStatus.ACTIVE, started_s=started_s, entered_s=now_s))
             return bool(admitted)
 
+    def _admissible(self) -> list[Run]:
+        active = Counter(run.kind for run in self._runs.values() if run.status is RunStatus.ACTIVE)
+        found = []
+        for run in sorted(self._runs.values(), key=lambda run: run.ordinal):
+            if run.status is RunStatus.QUEUED and active[run.kind] < self._max_active.get(run.kind, inf):
+                active[run.kind] += 1
+                found.append(run)
+        return found
+
     def _pass(self) -> bool:
-        """Move every active run as far as one step; tell whether any moved."""
+        """Move every active run as far as one step, who has waited longest first; tell whether any moved."""
+        with self._lock:
+            waiting = sorted(self._runs.values(), key=lambda run: (run.entered_s, run.ordinal))
         moved = False
-        for run_id in list(self._runs):
+        for run_id in [run.run_id for run in waiting]:
             with self._lock:
                 run = self._runs.get(run_id)
                 if run is not None and run.status is RunStatus.ACTIVE:
@@ -288,7 +308,10 @@ class FlowRunner(RunReader):
 
     def _act(self, run: Run, state: Mapping[str, Any]) -> Move | None:
         """Begin the state's action or ask how it stands; the move follows once it has succeeded."""
-        begun = self._actions.get(run.run_id) or self._dispatcher.begin(run, state, held=self._held)
+        begun = self._actions.get(run.run_id)
+        if begun is None and not self._held and self._is_full(run):
+            return None
+        begun = begun or self._dispatcher.begin(run, state, held=self._held)
         if begun is None:
             return None
         self._actions[run.run_id] = begun
@@ -301,9 +324,31 @@ class FlowRunner(RunReader):
             self._save(replace(run, attempt=run.attempt + 1, lost=lost))
             self._wake.set()
             return None
-        if begun.status.status is ActionState.FAILED and state.get("ExceptionOnActionFailure", True):
-            raise StepError("ActionFailedException", f"{run.state}: {begun.status.description}")
+        failed = begun.status.status is ActionState.FAILED
+        if failed and (begun.action_id is None or state.get("ExceptionOnActionFailure", True)):
+            name = "ActionUnableToRun" if begun.action_id is None else "ActionFailedException"
+            raise StepError(name, f"{run.state}: {begun.status.description}")
         return steps.keep(run.state, state, run.document, begun.result)
+
+    def _is_full(self, run: Run) -> bool:
+        """Whether the run has to wait for an action of another run in a state of this name; it shows what it waits for.
+
+        Runs are asked in the order in which they came to their states, so that the first gets the place that is free.
+        """
+        limit = self._limits.get(run.state)
+        if limit is None:
+            return False
+        at_work = sum(self._runs[run_id].state == run.state for run_id in self._actions if run_id in self._runs)
+        if at_work < limit:
+            return False
+        self._note(run, f"waits for {run.state}: {limit} at once")
+        return True
+
+    def _note(self, run: Run, message: str) -> None:
+        """Show what a run waits for; nothing that a restart would need."""
+        if message != run.message:
+            self._runs[run.run_id] = noted = replace(run, message=message)
+            self._tell(noted)
 
     def _wait_on(self, run: Run, begun: Begun, wait_s: float) -> None:
         """Show what the action waits for; end it when its time is over."""
@@ -312,8 +357,4 @@ class FlowRunner(RunReader):
             self._dispatcher.abandon(begun)
             reason = f" ({message})" if message else ""
             raise StepError("ActionTimeout", f"{run.state}: did not end within its WaitTime of {wait_s:g} s{reason}")
-        if message != run.message:
-            noted = replace(run, message=message)
-            self._journal.save(noted)
-            self._runs[run.run_id] = noted
-            self._tell(noted)
+        self._note(run, message)

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from hpc_bridge import choice
+from hpc_bridge.choice import timestamp
 from hpc_bridge.errors import BridgeError
+from hpc_bridge.expressions import compute
 from hpc_bridge.paths import CONTEXT, PathError, evaluate, read, write
 from hpc_bridge.ports import Json
 
@@ -39,10 +42,10 @@ def enter(name: str, state: State, document: Json, *, run_id: str, waited_s: flo
             case "Choice":
                 return Move(document, _chosen(name, state, seen))
             case "Fail":
-                raise StepError(state.get("Error", "Fail"), state.get("Cause", f"the flow ended in its state {name}"))
+                ended = f"the flow ended in its state {name}"
+                raise StepError(_given(state, "Error", seen, "Fail"), _given(state, "Cause", seen, ended))
             case "Wait":
-                over = waited_s >= float(state["Seconds"] if "Seconds" in state else read(seen, state["SecondsPath"]))
-                return Move(document, state.get("Next")) if over else None
+                return Move(document, state.get("Next")) if _is_over(state, seen, waited_s) else None
             case _:
                 return Move(_passed(state, document, seen), state.get("Next"))
     except PathError as error:
@@ -55,7 +58,9 @@ def body(name: str, state: State, document: Json, run_id: str) -> Json:
     """Return what an Action state asks its provider to do. Raises StepError."""
     seen = with_context(document, run_id)
     try:
-        found = evaluate(state["Parameters"], seen) if "Parameters" in state else read(seen, state["InputPath"])
+        found = (
+            evaluate(state["Parameters"], seen, compute) if "Parameters" in state else read(seen, state["InputPath"])
+        )
     except PathError as error:
         raise StepError("States.ParameterPathFailure", f"{name}: {error}") from error
     if not isinstance(found, dict):
@@ -85,6 +90,18 @@ def with_context(document: Json, run_id: str) -> Json:
     return {**document, CONTEXT: {"run_id": run_id}}
 
 
+def _given(state: State, key: str, seen: Json, default: str) -> str:
+    """What a key says, or what stands at the path that the key with Path added names."""
+    return str(read(seen, state[f"{key}Path"]) if f"{key}Path" in state else state.get(key, default))
+
+
+def _is_over(state: State, seen: Json, waited_s: float) -> bool:
+    if "Timestamp" in state or "TimestampPath" in state:
+        return datetime.now(UTC) >= timestamp(_given(state, "Timestamp", seen, ""))
+    seconds = read(seen, state["SecondsPath"]) if "SecondsPath" in state else state["Seconds"]
+    return waited_s >= float(seconds)
+
+
 def _chosen(name: str, state: State, seen: Json) -> str:
     for rule in state["Choices"]:
         if choice.holds(rule, seen):
@@ -98,7 +115,7 @@ def _passed(state: State, document: Json, seen: Json) -> Json:
     if "Result" in state:
         value = state["Result"]
     elif "Parameters" in state:
-        value = evaluate(state["Parameters"], seen)
+        value = evaluate(state["Parameters"], seen, compute)
     elif "InputPath" in state:
         value = read(seen, state["InputPath"])
     else:

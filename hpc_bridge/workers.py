@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from pathlib import Path
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -41,13 +42,13 @@ class WorkerSetup:
 class Task:
     """One call of a job, told of by the thread that watches it.
 
-    ``begun`` is called before it runs, ``ended`` gets either its output or its error, once.
+    The worker that takes it up makes the file ``mark``; ``ended`` gets either its output or its error, once.
     """
 
     target: str
     kwargs: Json
     limit_s: float | None
-    begun: Callable[[], None]
+    mark: Path
     ended: Callable[[Json | None, BridgeError | None], None]
     _stopped: threading.Event = field(default_factory=threading.Event)
     _future: "Future[str] | None" = None
@@ -65,8 +66,8 @@ class Task:
 
     def call(self, pool: ProcessPool) -> str:
         """Run the call in the pool and return its JSON. Raises what the future raises."""
-        self.begun()
-        self._future = pool.schedule(run_job, args=(self.target, json.dumps(self.kwargs)), timeout=self.limit_s)
+        arguments = (str(self.mark), self.target, json.dumps(self.kwargs))
+        self._future = pool.schedule(run_marked, args=arguments, timeout=self.limit_s)
         if self.stopped:
             self._future.cancel()
         return self._future.result()
@@ -155,7 +156,7 @@ def _is_usable(pool: ProcessPool) -> bool:
 
 def _outcome(pool: ProcessPool, task: Task) -> tuple[Json | None, BridgeError | None]:
     try:
-        return _answer(task.call(pool)), None
+        return answer_of(task.call(pool)), None
     except TaskFailed as failure:
         return None, failure
     except CancelledError:
@@ -173,7 +174,8 @@ def _end(pool: ProcessPool) -> None:
     pool.join()
 
 
-def _answer(text: str) -> Json:
+def answer_of(text: str) -> Json:
+    """Return the output in what run_job returned. Raises TaskFailed with the job's own error."""
     answer = json.loads(text)
     if "error" in answer:
         raise TaskFailed(answer["error"])
@@ -183,14 +185,25 @@ def _answer(text: str) -> Json:
 def prepare_worker(parent_pid: int, niceness: int, threads: int | None, warm: tuple[str, ...]) -> None:
     """Make this process a worker: it dies with its parent, yields to streams, and has its imports done."""
     die_with_parent(parent_pid)
-    os.nice(niceness)
-    if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    be_a_guest(niceness, threads)
     for name in warm:
         try:
             importlib.import_module(name)
         except ImportError:
             continue  # the job that needs it says which extra to install
+
+
+def be_a_guest(niceness: int, threads: int | None) -> None:
+    """Yield to streams by ``niceness``, and bound the threads of numerical libraries that are imported from now on."""
+    os.nice(niceness)
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+
+
+def run_marked(mark: str, target: str, kwargs: str) -> str:
+    """Call a job as run_job does, having left a file that says so: if this process dies now, it may be of the job."""
+    Path(mark).touch()
+    return run_job(target, kwargs)
 
 
 def run_job(target: str, kwargs: str) -> str:
@@ -211,6 +224,11 @@ def run_job(target: str, kwargs: str) -> str:
         with suppress(OSError):  # the log may lie on a full disk
             traceback.print_exc()
         return json.dumps({"error": f"{target} failed: {type(error).__name__}: {error}"})
+
+
+def output_of(target: str, kwargs: Json) -> Json:
+    """Call ``package.module:function`` in this process and return its JSON object. Raises TaskFailed."""
+    return answer_of(run_job(target, json.dumps(kwargs)))
 
 
 def _check_names(name: str, function: Callable[..., object], arguments: Json) -> None:

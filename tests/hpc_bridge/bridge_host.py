@@ -18,7 +18,7 @@ from hpc_bridge.ports import Json
 from hpc_bridge.runner import FlowRunner
 from hpc_bridge.workers import WorkerSetup
 
-DEADLINE_S = 120.0
+DEADLINE_S = 600.0
 
 
 def flow(log: str) -> Json:
@@ -29,11 +29,12 @@ def flow(log: str) -> Json:
 
     files = [{"source_path.$": "$.file", "destination_path.$": "$.file"}]
     transfer = {"source_endpoint": "a", "destination_endpoint": "b", "DATA": files}
+    registration = {"tasks": [{"function_id": "register", "kwargs": {"tag.$": "$.tags.register"}}]}
     states = {
         "Transfer": _action(TRANSFER_URL, transfer, "transfer", Next="First"),
         "First": compute("first", "Second"),
         "Second": compute("second", "Register"),
-        "Register": _action("test:register", {"tag.$": "$.tags.register"}, "register", End=True),
+        "Register": _action("https://register.test", registration, "register", End=True),
     }
     return {"StartAt": "Transfer", "States": states}
 
@@ -90,13 +91,13 @@ def main(folder: Path, runs: int, kill: str) -> None:
     setup = {"local": WorkerSetup(workers=2, warm=(), niceness=0)}
     transfer = LocalTransfer({"a": folder / "a", "b": folder / "b"}, folder / "transfer.sqlite")
     compute = LocalCompute(jobs, setup, folder / "compute.sqlite")
-    function = FunctionProvider(register, folder / "function.sqlite")
+    function = FunctionProvider({"register": register}, folder / "function.sqlite")
     moment, _, number = kill.partition(":")
     providers = {
         url: Killed(provider, moment, int(number or 0))
-        for url, provider in {TRANSFER_URL: transfer, COMPUTE_URL: compute, "test:register": function}.items()
+        for url, provider in {TRANSFER_URL: transfer, COMPUTE_URL: compute, "https://register.test": function}.items()
     }
-    runner = FlowRunner(folder / "runs.sqlite", providers, max_active=3)
+    runner = FlowRunner(folder / "runs.sqlite", providers, max_active={"run": 3})
     with runner:
         names = [f"run{number}" for number in range(runs)]
         for name in names:

@@ -3,7 +3,7 @@
 import os
 import select
 
-DEADLINE_S = 180.0
+DEADLINE_S = 600.0
 
 
 class Pipe:

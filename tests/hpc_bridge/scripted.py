@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hpc_bridge.errors import BridgeError, TaskFailed
 from hpc_bridge.ports import ActionState, ActionStatus, Json
 
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 
 
 @dataclass
@@ -62,6 +62,11 @@ class Scripted:
 
 def action(following: str | None = None, **more: object) -> Json:
     """One Action state that keeps its result under its own step's name."""
-    state: Json = {"Type": "Action", "ActionUrl": "test:act", "Parameters": {"number.$": "$.number"}, "WaitTime": 60}
+    state: Json = {
+        "Type": "Action",
+        "ActionUrl": "https://act.test",
+        "Parameters": {"number.$": "$.number"},
+        "WaitTime": 60,
+    }
     state |= {"ResultPath": "$.result"} | more
     return state | ({"Next": following} if following else {"End": True})

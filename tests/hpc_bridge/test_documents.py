@@ -1,6 +1,7 @@
 import pytest
 
 from hpc_bridge.choice import holds
+from hpc_bridge.expressions import check, compute
 from hpc_bridge.paths import PathError, evaluate, parse, read, write
 from hpc_bridge.steps import StepError, enter
 
@@ -35,7 +36,48 @@ def test_what_cannot_be_written_is_refused(path):
 
 def test_parameters_are_filled_at_every_depth():
     template = {"list": [{"v.$": "$.a.b[0]"}, 1], "plain": {"text": "$.n"}, "n.$": "$.n"}
-    assert evaluate(template, DOCUMENT) == {"list": [{"v": 10}, 1], "plain": {"text": "$.n"}, "n": 3}
+    assert evaluate(template, DOCUMENT, compute) == {"list": [{"v": 10}, 1], "plain": {"text": "$.n"}, "n": 3}
+
+
+def test_secret_parameters_are_handed_on_and_their_list_is_not():
+    template = {"word": "xyzzy", "__Private_Parameters": ["word"]}
+    assert evaluate(template, DOCUMENT, compute) == {"word": "xyzzy"}
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("n + 1", 4),
+        ("'/~/' + a.b[1]['c d']", "/~/text"),
+        ("`a`.b + [n]", [10, {"c d": "text"}, 3]),
+        ("is_present('a.b') and not is_present('a.x')", True),
+        ("getattr('a.x', 'none')", "none"),
+        ("getattr('n')", 3),
+        ("pathsplit('/~/data/scan.h5')", ["/~/data", "scan.h5"]),
+        ("pathsplit('/~/scan.h5')[0]", "/~/"),
+        ("len(a.b) if t else 0", 2),
+        ("_context.run_id", "r1"),
+    ],
+)
+def test_expressions_compute_with_the_document(expression, value):
+    seen = {**DOCUMENT, "_context": {"run_id": "r1"}}
+    check(expression)
+    assert compute(expression, seen) == value
+    assert evaluate({"x": [{"y.=": expression}]}, seen, compute) == {"x": [{"y": value}]}
+
+
+@pytest.mark.parametrize(
+    "expression", ["a.x", "n / 0", "unknown(1)", "__import__('os')", "a.b[9]", "'a' * 10**9", "n + 'a'", "9**9**9**9"]
+)
+def test_an_expression_without_a_value_is_named(expression):
+    with pytest.raises(PathError, match="the expression"):
+        compute(expression, DOCUMENT)
+
+
+@pytest.mark.parametrize("expression", ["", " ", "1 +", "a b", 7, None])
+def test_an_expression_that_is_none_is_refused(expression):
+    with pytest.raises(PathError, match="the expression"):
+        check(expression)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +122,15 @@ def test_pass_wait_and_fail():
     assert passed.document["p"] == {"id": "r1"}
     assert passed.following is None
     assert "_context" not in passed.document
+    sums = {"Type": "ExpressionEval", "Parameters": {"more.=": "n + 1"}, "ResultPath": "$.sums", "Next": "B"}
+    assert move(sums).document["sums"] == {"more": 4}
     assert move({"Type": "Wait", "SecondsPath": "$.n", "Next": "B"}, waited_s=2.9) is None
     assert move({"Type": "Wait", "SecondsPath": "$.n", "Next": "B"}, waited_s=3.0).following == "B"
+    assert move({"Type": "Wait", "Timestamp": "2026-01-01T00:00:00Z", "Next": "B"}).following == "B"
+    assert move({"Type": "Wait", "Timestamp": "2999-01-01T00:00:00+00:00", "Next": "B"}) is None
+    assert move({"Type": "Wait", "TimestampPath": "$.when", "Next": "B"}).following == "B"
+    with pytest.raises(StepError, match="text"):
+        move({"Type": "Fail", "ErrorPath": "$.when", "CausePath": "$.a.b[1]['c d']"})
     with pytest.raises(StepError, match="too cold") as caught:
         move({"Type": "Fail", "Error": "Weather", "Cause": "too cold"})
     assert caught.value.name == "Weather"

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from hpc_bridge.definition import shipped
+from hpc_bridge.documents import Submission, round_document, run_document
+from hpc_bridge.endpoints import Endpoints
 from hpc_bridge.errors import TaskFailed
 from hpc_bridge.function_provider import FunctionProvider
 from hpc_bridge.jobs import JOBS, reconstruct, train
@@ -18,6 +20,7 @@ from hpc_bridge.local_compute import COMPUTE_URL, LocalCompute
 from hpc_bridge.local_transfer import TRANSFER_URL, LocalTransfer
 from hpc_bridge.progress import ProgressReader
 from hpc_bridge.runner import FlowRunner
+from hpc_bridge.site import Folder, Site
 from hpc_bridge.workers import WorkerSetup
 from phasing.card import ModelCard
 from phasing.frames import Frame
@@ -25,7 +28,7 @@ from phasing.geometry import Geometry
 from phasing.scanwriter import ScanWriter
 from phasing.simulate import SimulatedScan, spiral
 
-DEADLINE_S = 300.0
+DEADLINE_S = 900.0
 GEOMETRY = Geometry(10_400.0, 1.9, 220e-6, (32, 32), 32)
 
 
@@ -38,75 +41,53 @@ def place(tmp_path):
     with ScanWriter(tmp_path / "beamline/scan.h5", "scan-1", GEOMETRY, dtype=np.uint16) as writer:
         for index, counts in enumerate(scan.frames()):
             writer.append(Frame(100 + index, 1.8e9 + index, "scan-1", counts, tuple(scan.position_m[index])))
-    roots = {"beamline": tmp_path / "beamline", "compute": tmp_path / "compute"}
+    site = Site(
+        tmp_path,
+        *(Folder(name, "/", tmp_path / name) for name in ("beamline", "results", "results", "compute")),
+        endpoints=dict.fromkeys(("reconstruct", "train"), "local") | {"register": "here"},
+        functions={name: name for name in (*JOBS, "register")},
+    )
+    roots = {folder.collection: folder.root for folder in (site.scans, site.results, site.compute)}
+    jobs = LocalCompute(JOBS, {"local": WorkerSetup(threads=1)}, tmp_path / "compute.sqlite")
+    here = FunctionProvider({"register": registered}, tmp_path / "function.sqlite")
     providers = {
         TRANSFER_URL: LocalTransfer(roots, tmp_path / "transfer.sqlite"),
-        COMPUTE_URL: LocalCompute(JOBS, {"local": WorkerSetup(threads=1)}, tmp_path / "compute.sqlite"),
-        "phaseline:register": FunctionProvider(registered, tmp_path / "function.sqlite"),
+        COMPUTE_URL: Endpoints({"local": jobs, "here": here}),
     }
     with FlowRunner(tmp_path / "runs.sqlite", providers) as runner:
-        yield tmp_path / "compute", runner
+        yield site, runner
     for provider in providers.values():
         provider.stop()
 
 
-def registered(body):
-    card = ModelCard.from_json(json.loads(Path(body["export"]["card"]).read_text()))
-    return {"digest": card.digest, "run_id": body["run_id"], "note": body["register"]["note"]}
+def registered(made):
+    card = ModelCard.from_json(json.loads(Path(made["card"]).read_text()))
+    return {"digest": card.digest, "request": made["request"], "files": [made["onnx"], made["checkpoint"]]}
 
 
 def outputs(document, state):
     return document[state]["details"]["results"][0]["output"]
 
 
-def run_document(folder):
-    return {
-        "source": {"endpoint": "beamline", "path": "/scan.h5"},
-        "compute": {"collection": "compute", "path": "/scans/scan.h5", "endpoint": "local"},
-        "reconstruct": {
-            "scan_file": str(folder / "scans/scan.h5"),
-            "output": str(folder / "recon/scan.h5"),
-            "progress": str(folder / "recon.jsonl"),
-            "num_epochs": 5,
-            "preview_every": 2,
-            "batch_size": 20,
-            "threads": 1,
-        },
-        "pairs": {"output": str(folder / "pairs/scan"), "pixel_size_m": None, "progress": None},
-    }
-
-
-def round_document(folder, parent):
-    return {
-        "compute": {"endpoint": "local"},
-        "train": {
-            "pairs": [str(folder / "pairs/scan")],
-            "parent_checkpoint": parent,
-            "output": str(folder / "round"),
-            "progress": str(folder / "train.jsonl"),
-            "num_epochs": 2,
-            "threads": 1,
-        },
-        "export": {"output": str(folder / "round/model.onnx"), "lineage": "test", "parent": None, "progress": None},
-        "register": {"note": "kept"},
-    }
-
-
 def test_a_scan_becomes_pairs_and_pairs_become_a_model(place):
-    folder, runner = place
-    run = runner.submit(shipped("run"), run_document(folder), "scan 1")
-    row = runner.wait(run, DEADLINE_S)
+    site, runner = place
+    settings = {"num_epochs": 5, "preview_every": 2, "batch_size": 20, "threads": 1}
+    scan = Submission(site.scans.root / "scan.h5", "scan-1", "test")
+    document = run_document(site, "run-1", scan, settings)
+    row = runner.wait(runner.submit(shipped("run"), document, "scan 1", run_id="run-1"), DEADLINE_S)
     assert row.status is RunStatus.SUCCEEDED, row.message
-    check_reconstruction(folder, outputs(runner.document(run), "Reconstruct"))
-    assert outputs(runner.document(run), "Pairs")["samples"] == 60
-    round_id = runner.submit(shipped("round"), round_document(folder, None), "round 1", kind="round")
-    row = runner.wait(round_id, DEADLINE_S)
+    check_reconstruction(site, document, outputs(runner.document("run-1"), "Reconstruct"))
+    assert outputs(runner.document("run-1"), "Pairs")["samples"] == 60
+    settings = {"num_epochs": 2, "threads": 1}
+    pairs = [document["pairs"]["output"]]
+    document = round_document(site, "round-1", pairs, None, "test", settings, Path("inbox"))
+    row = runner.wait(runner.submit(shipped("round"), document, "round 1", run_id="round-1", kind="round"), DEADLINE_S)
     assert row.status is RunStatus.SUCCEEDED, row.message
-    check_round(folder, runner.document(round_id), round_id)
+    check_round(site, runner.document("round-1"))
 
 
-def check_reconstruction(folder, output):
-    lines = ProgressReader(folder / "recon.jsonl").read()
+def check_reconstruction(site, document, output):
+    lines = ProgressReader(Path(document["reconstruct"]["progress"])).read()
     assert [line["event"] for line in lines] == ["started", *["epoch"] * 5, "ended"]
     assert lines[0] | {"t": 0} == {
         "t": 0,
@@ -121,13 +102,16 @@ def check_reconstruction(folder, output):
     preview = np.load(epochs[-1]["preview"])
     assert preview.dtype == np.float32
     assert preview.ndim == 2
-    assert len(list((folder / "recon").glob("*.npy"))) == 2
+    assert len(list((site.compute.root / "reconstructions").glob("*.npy"))) == 2
     assert (output["epochs"], output["num_frames"]) == (5, 60)
     assert output["error"] == epochs[-1]["error"] < epochs[0]["error"]
+    returned = Path(document["results"]["reconstruction"])
+    assert returned.is_relative_to(site.results.root)
+    assert returned.read_bytes() == Path(output["reconstruction"]).read_bytes()
 
 
-def check_round(folder, document, round_id):
-    lines = ProgressReader(folder / "train.jsonl").read()
+def check_round(site, document):
+    lines = ProgressReader(Path(document["train"]["progress"])).read()
     assert [line["event"] for line in lines] == ["started", "epoch", "epoch", "ended"]
     assert lines[0]["scans"] == ["scan-1"]
     assert lines[2].keys() >= {"epoch", "loss", "val_loss", "best_val_loss", "learning_rate", "samples_per_s"}
@@ -137,11 +121,12 @@ def check_round(folder, document, round_id):
     assert output["incumbent_val_loss"] is None
     assert output["skipped"] == []
     assert output["val_losses"] == [line["val_loss"] for line in lines[1:3]]
-    assert document["Register"]["details"]["output"] == {
-        "digest": outputs(document, "Export")["digest"],
-        "run_id": round_id,
-        "note": "kept",
-    }
+    registered = outputs(document, "Register")
+    assert registered["digest"] == outputs(document, "Export")["digest"]
+    assert registered["request"] == "round-1"
+    for path in map(Path, registered["files"]):
+        assert path.is_file()
+        assert path.is_relative_to(site.results.root)
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def function(tmp_path):
     providers = []
 
     def make(call):
-        provider = FunctionProvider(call, tmp_path / "function.sqlite")
+        provider = FunctionProvider({"call": call}, tmp_path / "function.sqlite")
         provider.notify(lambda: ended.put(None))
         providers.append(provider)
         return provider
@@ -210,13 +210,31 @@ def function(tmp_path):
     providers[-1].stop()
 
 
+def calling(function_id="call", **kwargs):
+    return {"endpoint_id": "here", "tasks": [{"function_id": function_id, "kwargs": kwargs}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"endpoint_id": "here"}, "exactly one task"),
+        ({"endpoint_id": "here", "tasks": [{"function_id": "call", "kwargs": [1]}]}, "object named kwargs"),
+        (calling("another"), r"no function 'another' here \(known: call\)"),
+    ],
+)
+def test_a_function_that_is_not_there_is_refused(function, body, text):
+    with pytest.raises(TaskFailed, match=text):
+        function(lambda body: {}).run("r1", body)
+
+
 def test_a_function_is_an_action(function):
     calls = []
     provider = function(lambda body: calls.append(body) or {"version": len(calls)})
-    action = provider.run("r1", {"x": 1})
+    action = provider.run("r1", calling(x=1))
     function.wait()
-    assert provider.run("r1", {"x": 1}) == action
-    assert provider.status(action).details == {"output": {"version": 1}}
+    assert provider.run("r1", calling(x=1)) == action
+    (result,) = provider.status(action).details["results"]
+    assert result["output"] == {"version": 1}
     assert calls == [{"x": 1}]
 
 
@@ -230,7 +248,7 @@ def test_a_function_is_an_action(function):
 )
 def test_a_function_that_fails_says_why(function, call, text):
     provider = function(call)
-    action = provider.run("r1", {})
+    action = provider.run("r1", calling())
     function.wait()
     status = provider.status(action)
     assert status.status is ActionState.FAILED

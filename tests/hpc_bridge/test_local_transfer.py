@@ -10,7 +10,7 @@ from hpc_bridge.errors import BackendUnavailable, BridgeError, Cancelled, TaskFa
 from hpc_bridge.local_transfer import LocalTransfer
 from hpc_bridge.ports import ActionState
 
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 CONTENT = os.urandom(64) * (CHUNK_BYTES * 5 // 128)  # two and a half chunks
 
 

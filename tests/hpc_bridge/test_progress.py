@@ -1,4 +1,3 @@
-import json
 import math
 
 import pytest
@@ -38,15 +37,6 @@ def test_a_line_cut_by_a_kill_does_not_spoil_the_next_attempt(tmp_path):
     with ProgressWriter(path) as writer:
         writer.write("started")
     assert [line["event"] for line in ProgressReader(path).read()] == ["started"]
-
-
-def test_a_file_begun_anew_is_read_from_its_start(tmp_path):
-    path = tmp_path / "progress.jsonl"
-    reader = ProgressReader(path)
-    path.write_text(json.dumps({"event": "a long first line"}) + "\n")
-    reader.read()
-    path.write_text('{"event": "b"}\n')
-    assert reader.read() == [{"event": "b"}]
 
 
 def test_what_is_not_json_is_refused_and_no_path_writes_nothing(tmp_path):

@@ -27,7 +27,7 @@ def runner(tmp_path, provider):
 
 
 def make(folder, provider, **options):
-    return FlowRunner(folder / "runs.sqlite", {"test:act": provider}, poll_s=LONG_POLL_S, **options)
+    return FlowRunner(folder / "runs.sqlite", {"https://act.test": provider}, poll_s=LONG_POLL_S, **options)
 
 
 def submit(runner, flow=ONE, label="scan", **options):
@@ -67,16 +67,66 @@ def test_subscribers_hear_every_change_and_a_broken_one_stops_nothing(runner, pr
 
 
 def test_first_in_first_out_within_the_limit(tmp_path, provider):
-    with make(tmp_path, provider, max_active=2) as runner:
+    with make(tmp_path, provider, max_active={"run": 2}) as runner:
         runs = [submit(runner, label=str(number)) for number in range(4)]
         first, second = provider.next_started(), provider.next_started()
         assert [first, second] == [f"{run}:0:1" for run in runs[:2]]
         assert [row.status for row in reversed(runner.snapshot())] == ["ACTIVE", "ACTIVE", "QUEUED", "QUEUED"]
         provider.succeed(second)
         assert provider.next_started() == f"{runs[2]}:0:1"
-        runner.max_active = 3
+        runner.set_max_active("run", 3)
         assert provider.next_started() == f"{runs[3]}:0:1"
         assert runner.counts()[RunStatus.SUCCEEDED] == 1
+
+
+def test_kinds_have_room_of_their_own(tmp_path, provider):
+    with make(tmp_path, provider, max_active={"run": 1}) as runner:
+        runs = [submit(runner, kind=kind) for kind in ("run", "run", "round")]
+        assert [provider.next_started() for _ in range(2)] == [f"{runs[0]}:0:1", f"{runs[2]}:0:1"]
+
+
+def test_a_stage_has_its_limit_while_others_go_on(tmp_path, provider):
+    heard = queue.Queue()
+    with make(tmp_path, provider, limits={"B": 1}) as runner:
+        runner.subscribe(heard.put)
+        runs = [submit(runner, TWO, label=str(number)) for number in range(3)]
+        begun = [provider.next_started() for _ in runs]
+        assert begun == [f"{run}:0:1" for run in runs]  # A is not limited
+        for run in (runs[2], runs[0], runs[1]):  # the last comes to B first
+            provider.succeed(f"{run}:0:1")
+            until(heard, lambda row, run=run: row.run_id == run and row.state == "B")
+        assert provider.next_started() == f"{runs[2]}:1:1"
+        until(heard, lambda row: row.run_id == runs[1] and row.message == "waits for B: 1 at once")
+        provider.succeed(f"{runs[2]}:1:1")
+        assert provider.next_started() == f"{runs[0]}:1:1"
+        runner.set_limit("B", 2)
+        assert provider.next_started() == f"{runs[1]}:1:1"
+        runner.set_limit("B", 0)
+        runner.retry(cancelled(runner, runs[1]))
+        provider.succeed(f"{runs[0]}:1:1")
+        runner.wait(runs[0], DEADLINE_S)
+        assert provider.started.empty()
+        runner.set_limit("B", 1)
+        assert provider.next_started() == f"{runs[1]}:1:2"
+
+
+def cancelled(runner, run):
+    runner.cancel(run)
+    return run
+
+
+def test_what_is_at_work_counts_after_a_restart_before_anything_new_begins(tmp_path, provider):
+    with make(tmp_path, provider, limits={"A": 1}) as runner:
+        first = submit(runner, label="first")
+        assert provider.next_started() == f"{first}:0:1"
+        second = submit(runner, label="second")
+    with make(tmp_path, provider, limits={"A": 1}) as runner:
+        third = submit(runner, label="third")
+        provider.succeed(f"{first}:0:1")
+        assert provider.next_started() == f"{second}:0:1"
+        provider.succeed(f"{second}:0:1")
+        assert provider.next_started() == f"{third}:0:1"
+    assert provider.begun == [f"{run}:0:1" for run in (first, second, third)]
 
 
 def test_an_id_is_submitted_once(runner, provider):
@@ -117,7 +167,7 @@ def test_catch_goes_on_where_it_says(runner, provider):
 
 
 def test_cancel_is_at_once_for_queued_and_running(tmp_path, provider):
-    with make(tmp_path, provider, max_active=1) as runner:
+    with make(tmp_path, provider, max_active={"run": 1}) as runner:
         running, queued = submit(runner), submit(runner)
         request = provider.next_started()
         runner.cancel(queued)
@@ -132,7 +182,7 @@ def test_cancel_is_at_once_for_queued_and_running(tmp_path, provider):
 
 
 def test_an_action_over_its_wait_time_is_cancelled(tmp_path, provider):
-    with FlowRunner(tmp_path / "runs.sqlite", {"test:act": provider}, poll_s=0.01) as runner:
+    with FlowRunner(tmp_path / "runs.sqlite", {"https://act.test": provider}, poll_s=0.01) as runner:
         run = submit(runner, {"StartAt": "A", "States": {"A": action(WaitTime=0.05)}})
         row = runner.wait(run, DEADLINE_S)
         assert row.message == "A: did not end within its WaitTime of 0.05 s"
@@ -188,7 +238,7 @@ def test_a_restart_takes_up_the_running_action(tmp_path, provider):
 
 def test_a_provider_that_is_away_is_asked_again(tmp_path, provider):
     provider.refusal = lambda: BackendUnavailable("no network")
-    with FlowRunner(tmp_path / "runs.sqlite", {"test:act": provider}, poll_s=0.01) as runner:
+    with FlowRunner(tmp_path / "runs.sqlite", {"https://act.test": provider}, poll_s=0.01) as runner:
         heard = queue.Queue()
         runner.subscribe(heard.put)
         run = submit(runner)

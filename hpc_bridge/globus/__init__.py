@@ -1,0 +1,1 @@
+"""Globus: files by Transfer, jobs by Compute, whole flows by Flows."""

@@ -1,0 +1,84 @@
+"""How Parsl gets its workers: on this machine, or in blocks of nodes from PBS or Slurm."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GUARD = [sys.executable, "-m", "hpc_bridge.parsl_guard"]
+_SCRIPTS = Path(sys.executable).parent
+"""Where Parsl's own programs lie; the workers see this environment under the same path."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The workers of one endpoint; queue, account and options are the scheduler's own words."""
+
+    workers_per_node: int = 1
+    nodes_per_block: int = 1
+    min_blocks: int = 1
+    max_blocks: int = 1
+    walltime: str = "01:00:00"
+    queue: str | None = None
+    account: str | None = None
+    cores_per_node: int | None = None
+    scheduler_options: str = ""
+    worker_init: str = ""
+
+
+@dataclass(frozen=True)
+class ParslSettings:
+    """One cluster.
+
+    ``provider``: local, pbspro or slurm. ``address``: by which workers reach this computer. ``heartbeat_s``: between
+    two words of a manager; after three without a word it is lost. ``folder``: Parsl's own files, on a file system that
+    the workers see. ``niceness`` and ``threads`` are those of LocalCompute's WorkerSetup.
+    """
+
+    folder: Path
+    provider: str = "local"
+    address: str = "127.0.0.1"
+    heartbeat_s: float = 5.0
+    niceness: int = 0
+    threads: int | None = None
+
+
+def executor(name: str, blocks: Blocks, settings: ParslSettings, lease: Path) -> Any:
+    """Return the executor of one endpoint; its managers end when the file ``lease`` is not touched any more."""
+    from parsl.executors import HighThroughputExecutor
+    from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
+
+    period_s = max(1, round(settings.heartbeat_s))
+    return HighThroughputExecutor(
+        label=name,
+        provider=provider(blocks, settings),
+        address=settings.address,
+        loopback_address="127.0.0.1",
+        max_workers_per_node=blocks.workers_per_node,
+        heartbeat_period=period_s,
+        heartbeat_threshold=3 * period_s,
+        block_error_handler=False,
+        encrypted=settings.provider != "local",
+        worker_logdir_root=str(settings.folder),
+        launch_cmd=f"{' '.join(GUARD)} --lease {lease} {_SCRIPTS}/{DEFAULT_LAUNCH_CMD}",
+        interchange_launch_cmd=[*GUARD, "--attached", str(_SCRIPTS / "interchange.py")],
+    )
+
+
+def provider(blocks: Blocks, settings: ParslSettings) -> Any:
+    """Return what asks the scheduler for nodes."""
+    from parsl.providers import LocalProvider, PBSProProvider, SlurmProvider
+
+    common = {
+        "init_blocks": blocks.min_blocks,
+        "min_blocks": blocks.min_blocks,
+        "max_blocks": blocks.max_blocks,
+        "worker_init": blocks.worker_init,
+    }
+    if settings.provider == "local":
+        return LocalProvider(**common)
+    common |= {"walltime": blocks.walltime, "nodes_per_block": blocks.nodes_per_block, "account": blocks.account}
+    common |= {"scheduler_options": blocks.scheduler_options}
+    if settings.provider == "pbspro":
+        return PBSProProvider(queue=blocks.queue, cpus_per_node=blocks.cores_per_node or 1, **common)
+    return SlurmProvider(partition=blocks.queue, cores_per_node=blocks.cores_per_node, **common)

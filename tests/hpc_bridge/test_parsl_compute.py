@@ -1,0 +1,227 @@
+"""Jobs through the real Parsl on this machine: cancelled, late, lost with a worker, a manager, the interchange."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from job_pipes import Pipe, wait_for_death
+
+from hpc_bridge.errors import TaskFailed
+from hpc_bridge.parsl_compute import ParslCompute
+from hpc_bridge.parsl_settings import Blocks, ParslSettings, executor, provider
+from hpc_bridge.ports import ActionState
+
+HERE = Path(__file__).parent
+PATIENCE_S = 600.0
+NAMES = ("note", "wait", "pid", "fail", "not_json", "kill_itself")
+JOBS = {name: f"bridge_jobs:{name}" for name in NAMES}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable():
+    """The workers are no children that inherit a path: the environment has it."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{HERE.parents[1]}{os.pathsep}{HERE}"
+    yield
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+class Cluster:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        settings = ParslSettings(folder / "parsl", heartbeat_s=3.0)
+        blocks = Blocks(workers_per_node=2)
+        path = folder / "compute.sqlite"
+        self.provider = ParslCompute(JOBS, {"one": blocks}, settings, path, limits_s={"wait": 30.0})
+        self.ended: queue.Queue[None] = queue.Queue()
+        self.provider.notify(lambda: self.ended.put(None))
+        self.number = 0
+
+    def run(self, job, **kwargs):
+        self.number += 1
+        body = {"endpoint_id": "one", "tasks": [{"function_id": job, "kwargs": kwargs}]}
+        return self.provider.run(f"r{self.number}", body)
+
+    def end(self, action):
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not (status := self.provider.status(action)).status.ended:
+            self.ended.get(timeout=deadline_s - time.monotonic())
+        return status
+
+    def output(self, action):
+        status = self.end(action)
+        assert status.status is ActionState.SUCCEEDED, status.description
+        return status.details["results"][0]["output"]
+
+    def failed(self, action, text):
+        status = self.end(action)
+        assert status.status is ActionState.FAILED
+        assert text in status.description
+        return status
+
+    @property
+    def interchange(self):
+        return self.provider._kernel._flow.executors["one"].interchange_proc.pid
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield made
+    pids = {made.interchange, *guards(made.folder)}
+    pids |= {child for pid in pids for child in descendants(pid)}
+    made.provider.stop()
+    for pid in pids:
+        wait_for_death(pid)
+
+
+@pytest.fixture
+def waiting(cluster, tmp_path):
+    """A job at work, with the process id of its worker."""
+    with Pipe(tmp_path / "said") as said, Pipe(tmp_path / "heard") as heard:
+        action = cluster.run("wait", log=str(tmp_path / "said"), tag="x", pipe=str(tmp_path / "heard"))
+        yield action, int(said.line().split()[1]), heard
+
+
+def guards(folder):
+    """The guards of managers whose files lie in a folder; Parsl starts them as nobody's children."""
+    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    return [pid for pid in numbers if "hpc_bridge.parsl_guard" in command(pid) and str(folder) in command(pid)]
+
+
+def children(pid):
+    """The processes that a process has started, by whatever thread."""
+    try:
+        files = [task / "children" for task in Path(f"/proc/{pid}/task").iterdir()]
+        return sorted({int(text) for file in files for text in file.read_text().split()})
+    except OSError:
+        return []
+
+
+def descendants(pid):
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def command(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def test_jobs_are_done_and_fail_as_on_this_machine(cluster):
+    actions = [cluster.run("pid") for _ in range(4)]
+    assert all(cluster.output(action)["pid"] for action in actions)
+    cluster.failed(cluster.run("fail", message="the probe diverged"), "the probe diverged")
+    cluster.failed(cluster.run("not_json"), "not JSON")
+    with pytest.raises(TaskFailed, match="not on the allow-list"):
+        cluster.run("steal")
+    with pytest.raises(TaskFailed, match="no endpoint 'two'"):
+        cluster.provider.run("r0", {"endpoint_id": "two", "tasks": [{"function_id": "pid"}]})
+
+
+def test_a_cancelled_job_ends_with_its_process(cluster, waiting):
+    action, pid, _ = waiting
+    cluster.provider.cancel(action)
+    assert cluster.failed(action, "cancelled").details["code"] == "Cancelled"
+    wait_for_death(pid)
+    cluster.output(cluster.run("pid"))
+
+
+def test_a_job_over_its_time_is_ended_and_others_are_not(cluster, waiting):
+    cluster.provider._limits_s["wait"] = 0.5
+    late = cluster.run("wait", log=os.devnull, tag="y", pipe=waiting[2].path)
+    assert cluster.failed(late, "did not end within 0.5 s").details["code"] == "TaskTimeout"
+    cluster.provider._limits_s["wait"] = 30.0
+
+
+def test_a_killed_worker_loses_its_own_task_only(cluster, waiting):
+    action, pid, _ = waiting
+    os.kill(pid, signal.SIGKILL)
+    assert cluster.failed(action, "died").interrupted
+    cluster.output(cluster.run("pid"))
+
+
+def test_a_killed_manager_loses_its_tasks_and_another_takes_its_place(cluster, waiting):
+    action, pid, _ = waiting
+    (guard,) = guards(cluster.folder)
+    (manager,) = children(guard)
+    os.kill(manager, signal.SIGKILL)
+    assert cluster.failed(action, "died").interrupted
+    wait_for_death(pid)
+    cluster.output(cluster.run("pid"))
+
+
+def test_a_manager_that_lives_by_half_is_ended_and_replaced(cluster, monkeypatch):
+    """Its helper process is killed: it goes on saying that it lives, and begins nothing."""
+    monkeypatch.setattr("hpc_bridge.parsl_stalls.STALL_S", 8.0)
+    cluster.output(cluster.run("pid"))
+    (guard,) = guards(cluster.folder)
+    (manager,) = children(guard)
+    helper = min(pid for pid in children(manager) if "spawn_main" in command(pid))
+    os.kill(helper, signal.SIGKILL)
+    action = cluster.run("pid")
+    if not cluster.end(action).interrupted:  # the manager may have died of it at once
+        cluster.output(action)
+    cluster.output(cluster.run("pid"))
+
+
+def test_a_killed_interchange_loses_its_tasks_and_parsl_starts_anew(cluster, waiting):
+    action, pid, _ = waiting
+    os.kill(cluster.interchange, signal.SIGKILL)
+    assert cluster.failed(action, "interchange of one died").interrupted
+    wait_for_death(pid)
+    cluster.output(cluster.run("pid"))
+
+
+OWNER = """
+import sys, threading
+from pathlib import Path
+from hpc_bridge.parsl_compute import ParslCompute
+from hpc_bridge.parsl_settings import Blocks, ParslSettings
+folder = Path(sys.argv[1])
+jobs = {"wait": "bridge_jobs:wait"}
+compute = ParslCompute(jobs, {"one": Blocks()}, ParslSettings(folder / "parsl", heartbeat_s=3.0), folder / "c.sqlite")
+kwargs = {"log": str(folder / "said"), "tag": "x", "pipe": str(folder / "heard")}
+compute.run("r1", {"endpoint_id": "one", "tasks": [{"function_id": "wait", "kwargs": kwargs}]})
+threading.Event().wait()
+"""
+
+
+def test_nothing_outlives_an_owner_that_is_killed(tmp_path):
+    with Pipe(tmp_path / "said") as said, Pipe(tmp_path / "heard"):
+        with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)]) as owner:
+            try:
+                pid = int(said.line().split()[1])
+                found = [*descendants(owner.pid), *guards(tmp_path)]
+                pids = {each for one in found for each in (one, *descendants(one))}
+            finally:
+                owner.kill()
+        for each in {pid, *pids}:
+            wait_for_death(each)
+    provider = ParslCompute(JOBS, {"one": Blocks()}, ParslSettings(tmp_path / "parsl"), tmp_path / "c.sqlite")
+    try:
+        (row,) = provider._store._database.query("SELECT action_id FROM action")
+        assert provider.status(row["action_id"]).interrupted
+    finally:
+        provider.stop()
+
+
+@pytest.mark.parametrize("name", ["pbspro", "slurm"])
+def test_a_scheduler_is_asked_for_what_is_configured(tmp_path, name):
+    blocks = Blocks(queue="debug", account="ptycho", walltime="00:30:00", nodes_per_block=2, cores_per_node=32)
+    settings = ParslSettings(tmp_path, name, address="127.0.0.1")
+    made = provider(blocks, settings)
+    assert (made.walltime, made.nodes_per_block, made.account) == ("00:30:00", 2, "ptycho")
+    assert getattr(made, "queue" if name == "pbspro" else "partition") == "debug"
+    found = executor("reconstruct", blocks, settings, tmp_path / "alive")
+    assert "parsl_guard" in found.launch_cmd
+    assert found.encrypted
