@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from iocs import model_add
+from iocs import flow_command, model_add
 from iocs.config import Config, load, parse
 from phasing.errors import PhaselineError
 
@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--energy-ev", type=float, required=True)
     convert.add_argument("--distance-m", type=float, required=True)
     convert.add_argument("--pixel-size-m", type=float, required=True)
+    flow = commands.add_parser("flow", help="flow definitions and runs", description="Flow definitions and runs.")
+    flow_command.declare(flow.add_subparsers(required=True, metavar="ACTION", dest="action"), _command, _prepared)
+    globus = commands.add_parser("globus", help="the login at Globus", description="The login at Globus.")
+    login = globus.add_subparsers(required=True, metavar="ACTION")
+    _command(login, "login", _globus_login, "log in as a person, for an IOC that works in your name")
     model = commands.add_parser("model", help="models in the registry", description="Models in the registry.")
     actions = model.add_subparsers(required=True, metavar="ACTION")
     model_add.declare(_command(actions, "add", _model_add, "register an ONNX file of any origin"))
@@ -140,6 +145,13 @@ def _convert(options: argparse.Namespace) -> int:
         pixel_size_m=options.pixel_size_m,
     )
     print(path)
+    return 0
+
+
+def _globus_login(options: argparse.Namespace) -> int:
+    from iocs.workflow_globus import log_in
+
+    log_in(_prepared(options))
     return 0
 
 

@@ -8,20 +8,20 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from iocs.config_bridge import BridgeSection, Count, Positive, Section
 from phasing.errors import GeometryError, PhaselineError
 from phasing.geometry import Geometry
 from pvdb import Pv
 from pvdb import detector as declared
 from pvdb import edge as edge_pvs
+from pvdb import workflow as workflow_pvs
 
 _NAME_CHARACTERS = r"[A-Za-z0-9_\-:\[\]{}<>;]+"
 """What EPICS allows in a record's name, but for the dot, where the name ends and a field's begins."""
 CHANNEL_ACCESS = "ca://"
 """What the name of a PV begins with that is read over Channel Access."""
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(max_length=39)]
 Prefix = Annotated[str, Field(min_length=1, max_length=30, pattern=f"^{_NAME_CHARACTERS}$")]
 Suffix = Annotated[str, Field(max_length=20, pattern=f"^{_NAME_CHARACTERS}:$")]
@@ -31,11 +31,7 @@ class ConfigError(PhaselineError):
     """A configuration that cannot be used; every line of the text names a key."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Experiment(_Section):
+class Experiment(Section):
     """Who measures what: the words that set the lineage of models."""
 
     proposal: Name = "demo"
@@ -43,7 +39,7 @@ class Experiment(_Section):
     optics: str = "26-ID zone plate"
 
 
-class GeometryBlock(_Section):
+class GeometryBlock(Section):
     """How frames are measured and prepared; the defaults are 26-ID's optics seen on 64 x 64 pixels."""
 
     energy_ev: Positive = 10_400.0
@@ -79,7 +75,7 @@ def _read_array(key: str, path: Path | None) -> NDArray[Any] | None:
         raise ConfigError(f"geometry.{key}: {path} is no .npy file that can be read: {error}") from error
 
 
-class DetectorSection(_Section):
+class DetectorSection(Section):
     """Suffixes of areaDetector's plugins, and the simulated optics."""
 
     camera: Suffix = "Det:cam1:"
@@ -104,26 +100,34 @@ class DetectorSection(_Section):
         return self
 
 
-class PositionSection(_Section):
-    """Where the position of a frame comes from, and how its numbers become (y, x) in the sample plane.
+class AxesSection(Section):
+    """What holds a frame's position, and how its numbers become (y, x) in the sample plane.
 
     First the axes are swapped if so configured, then each is multiplied by its sign and by unit_m, then the pair is
-    turned by rotation_deg (from x towards y).
-
-    source: NDAttributes of the frame itself; a file by frame id (CSV, where a last line counts once it ends, or HDF5);
-    or a stream: either one PV that holds a table of samples, or one PV for each axis. x and y name accordingly
-    attributes, columns, paths within the file, columns of the table, or the PVs. Samples of a stream are matched by
-    time, over the window of `exposure_s` that begins `offset_s` after the frame's time stamp.
+    turned by rotation_deg (from x towards y). unique_id: the column or dataset of frame ids in a file; empty for the
+    usual names.
     """
 
-    source: Literal["attributes", "file", "stream"] = "attributes"
     x: str = "PositionX"
     y: str = "PositionY"
+    unique_id: str = ""
     unit_m: Positive = 1e-6
     sign_x: Literal[1, -1] = 1
     sign_y: Literal[1, -1] = 1
     swap: bool = False
     rotation_deg: float = 0.0
+
+
+class PositionSection(AxesSection):
+    """Where the position of a frame comes from while it is streamed.
+
+    source: NDAttributes of the frame itself; a file by frame id (CSV, where a last line counts once it ends, HDF5 or
+    MDA); or a stream: either one PV that holds a table of samples, or one PV for each axis. x and y name accordingly
+    attributes, columns, paths within the file, columns of the table, or the PVs. Samples of a stream are matched by
+    time, over the window of `exposure_s` that begins `offset_s` after the frame's time stamp.
+    """
+
+    source: Literal["attributes", "file", "stream"] = "attributes"
     file: Path | None = None
     stream: str | None = None
     stream_time: str = "time"
@@ -151,7 +155,7 @@ def _within(pv: Pv) -> Any:
     return Field(ge=pv.limits.low, le=pv.limits.high)
 
 
-class RecordSection(_Section):
+class RecordSection(Section):
     """Where predictions are recorded, and how much room they may take; the oldest recordings make way for new ones."""
 
     folder: Path | None = None
@@ -159,7 +163,7 @@ class RecordSection(_Section):
     queue_frames: Count = 2000
 
 
-class EdgeSection(_Section):
+class EdgeSection(Section):
     """Where frames come from and how they are predicted.
 
     threads: CPU threads of the engine, by default all cores that the process may use; parallel: batches that are
@@ -201,18 +205,80 @@ class EdgeSection(_Section):
     model_timeout_s: Positive = 120.0
 
 
-class ReconstructSection(_Section):
-    """Phase retrieval: where the setpoints start, and what has no PV."""
+class AutoSection(Section):
+    """Which scans submit themselves while Scan:Auto is on, and when their files are complete.
 
+    trigger_pv: says by `when` that a scan has ended: it falls to 0 (the file plugin's Capture_RBV, an sscan's data
+    state AWAIT), rises from 0, or changes (a text that a plan writes). file_pv: the file's name, a text or characters;
+    where it is the trigger itself, the text is the name. quiet_pvs: must be 0 before a file can be complete. All three
+    are by default those of the detector's file plugin, and may begin with `ca://`. replace_prefix: what the names begin
+    with on the detector's computer, and what that is here. patterns: files that are looked for at start, below
+    workflow.scans, if they came while this IOC was down. wait_s: after that, a file that is not complete is given up,
+    with an alarm. min_frames: a scan of fewer is not submitted.
+    """
+
+    on: bool = False
+    trigger_pv: str | None = None
+    when: Literal["falls", "rises", "changes"] = "falls"
+    file_pv: str | None = None
+    quiet_pvs: tuple[str, ...] | None = None
+    replace_prefix: tuple[str, str] = ("", "")
+    patterns: tuple[str, ...] = ("*.h5", "*.hdf5", "*.cxi", "*.nxs")
+    wait_s: Positive = 300.0
+    min_frames: Count = 10
+
+
+class ScanFilesSection(Section):
+    """How scan files are read that phaseline did not write: those of areaDetector's HDF5 plugin.
+
+    data, attributes: the dataset of frames and the group of NDAttributes. numbered: how further files of the same scan
+    are called, `{stem}` being the first one's name without suffix and `*` their number. position_file: where a scan's
+    position file lies, from the scan file's folder on, `{stem}` again; Scan:PositionFile goes before it. positions:
+    what holds x and y there or among the attributes; by default as in edge.positions. max_missing: where
+    Scan:MaxMissing starts. Energy and distance are read from the attributes that the edge section names.
+    """
+
+    data: Annotated[str, Field(pattern="^/.*[^/]$")] = "/entry/data/data"
+    attributes: Annotated[str, Field(pattern="^/.*[^/]$")] = "/entry/instrument/NDAttributes"
+    numbered: Annotated[str, Field(pattern=r"^$|^[^*/]*\*[^*/]*$")] = ""
+    position_file: str = ""
+    positions: AxesSection | None = None
+    max_missing: Annotated[int, _within(workflow_pvs.MAX_MISSING)] = workflow_pvs.MAX_MISSING.initial
+
+
+class RetentionSection(Section):
+    """How much room what is computed may take below the root, in GB, and how long it stays, in days.
+
+    Copies of scans, training pairs, and the checkpoints of rounds (the registry has its own) are removed beyond that,
+    the oldest first, never those of open runs; what the beamline keeps, results and registry, is never touched.
+    Recordings have their quota in edge.record.
+    """
+
+    copies_gb: Positive | None = 500.0
+    copies_days: Positive | None = None
+    pairs_gb: Positive | None = 500.0
+    pairs_days: Positive | None = None
+    checkpoints_gb: Positive | None = 100.0
+    checkpoints_days: Positive | None = None
+
+
+class ReconstructSection(Section):
+    """Phase retrieval: where the setpoints start, and what has no PV.
+
+    num_gpus: GPUs that share one scan, with tike.
+    """
+
+    engine: Literal["ptychi", "tike"] = "ptychi"
     num_epochs: Count = 30
     num_modes: Count = 1
     batch_size: Count = 50
     defocus_m: float | None = -150e-6
     preview_every: Count = 5
+    num_gpus: Count = 1
     seed: int = 0
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     """The training schedule of the paper (arXiv 2304.04297), and the gate's margin."""
 
     num_epochs: Count = 50
@@ -231,11 +297,18 @@ class TrainSection(_Section):
         return self
 
 
-class WorkflowSection(_Section):
-    """Where scans come from, and the limits of the work done off the beamline's path."""
+class WorkflowSection(Section):
+    """Where scans come from, and the limits of the work done off the beamline's path.
+
+    roots: folders besides `root` that Exp:Root may name, or folders below them. The numbers `at_once` are where the
+    setpoints start; reconstructions by default as many as workers.
+    """
 
     scans: Path | None = None
-    runs_at_once: Count = 2
+    roots: tuple[Path, ...] = ()
+    runs_at_once: Annotated[int, _within(workflow_pvs.MAX_RUNS)] = workflow_pvs.MAX_RUNS.initial
+    transfers_at_once: Annotated[int, _within(workflow_pvs.MAX_TRANSFERS)] = workflow_pvs.MAX_TRANSFERS.initial
+    reconstructions_at_once: Annotated[int, _within(workflow_pvs.MAX_RECONSTRUCTIONS)] | None = None
     reconstruct_workers: Count = 1
     threads_per_worker: Count | None = None
     nice: Annotated[int, Field(ge=0, le=19)] = 10
@@ -243,7 +316,7 @@ class WorkflowSection(_Section):
     edge_timeout_s: Positive = 60.0
 
 
-class Network(_Section):
+class Network(Section):
     """Which addresses the IOCs serve; on loopback alone unless said otherwise."""
 
     loopback: bool = True
@@ -277,7 +350,7 @@ class Network(_Section):
         }
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that an installation of phaseline decides."""
 
     prefix: Prefix = "PTY:"
@@ -290,6 +363,10 @@ class Config(_Section):
     reconstruct: ReconstructSection = ReconstructSection()
     train: TrainSection = TrainSection()
     workflow: WorkflowSection = WorkflowSection()
+    auto: AutoSection = AutoSection()
+    scan_files: ScanFilesSection = ScanFilesSection()
+    retention: RetentionSection = RetentionSection()
+    bridge: BridgeSection = BridgeSection()
 
     @property
     def scans(self) -> Path:
@@ -304,13 +381,27 @@ class Config(_Section):
     @property
     def scan_pv(self) -> str:
         """The PV that tells where a scan begins; empty for none."""
-        return f"{self.prefix}{self.detector.file}Capture_RBV" if self.edge.scan_pv is None else self.edge.scan_pv
+        return self.file_plugin("Capture_RBV") if self.edge.scan_pv is None else self.edge.scan_pv
 
     @property
     def expected_pv(self) -> str:
         """The PV that tells how many frames a scan will have; empty for none."""
-        default = f"{self.prefix}{self.detector.file}NumCapture_RBV"
-        return default if self.edge.expected_pv is None else self.edge.expected_pv
+        return self.file_plugin("NumCapture_RBV") if self.edge.expected_pv is None else self.edge.expected_pv
+
+    def file_plugin(self, name: str) -> str:
+        """A PV of the detector's file plugin."""
+        return f"{self.prefix}{self.detector.file}{name}"
+
+    @property
+    def auto_pvs(self) -> tuple[str, str, tuple[str, ...]]:
+        """What Scan:Auto follows: the trigger, the file's name, and what must be 0 before a file can be complete."""
+        auto = self.auto
+        quiet = tuple(self.file_plugin(name) for name in ("Capture_RBV", "WriteFile_RBV", "WriteStatus"))
+        return (
+            auto.trigger_pv or self.file_plugin("Capture_RBV"),
+            auto.file_pv or self.file_plugin("FullFileName_RBV"),
+            quiet if auto.quiet_pvs is None else auto.quiet_pvs,
+        )
 
     @property
     def recordings(self) -> Path:

@@ -22,7 +22,7 @@ from phasing.stitch import StitchedMap
 from pvdb import detector, edge, workflow
 
 CLIENT_PATIENCE_S = 600.0
-SETTLE_S = 30.0
+SETTLE_S = 120.0
 _LOST = (edge.FRAMES_MISSED, edge.FRAMES_DROPPED, edge.FRAMES_REJECTED, edge.FRAMES_EMPTY)
 
 
@@ -44,6 +44,7 @@ class Findings:
     val_loss_v2: float | None = None
     map_correlation_v1: float | None = None
     map_correlation_v2: float | None = None
+    live_correlation: float | None = None
     correlations_are: str = "unseen"
     seconds: dict[str, float] = field(default_factory=dict)
     failed: str | None = None
@@ -168,6 +169,7 @@ class Demo:
         reconstruction = self._snapshots.placed_map(workflow.RECON_IMAGE)
         self._findings.map_correlation_v2 = round(map_correlation(live, reconstruction), 4)
         self._findings.map_correlation_v1 = round(map_correlation(former, reconstruction), 4)
+        self._findings.live_correlation = round(float(client.get(workflow.LIVE_CORRELATION)), 4)
         self._pictures.maps(former, live, reconstruction, self._findings.correlations_are)
         self._pictures.reconstruction(reconstruction)
 

@@ -33,6 +33,7 @@ from iocs.edge_messages import (
 )
 from iocs.edge_models import ModelStore
 from iocs.edge_succession import Succession
+from iocs.live_maps import MapFiles, MapServer
 from iocs.server import IocServer
 from pvdb import Severity
 from pvdb import edge as pvs
@@ -67,6 +68,8 @@ class Edge:
             send=self._send,
         )
         self._display = EdgeDisplay(self._ioc)
+        self._maps_folder = config.root / "edge" / "maps"
+        self._map_server = MapServer(self._ioc.name(pvs.MAP), MapFiles(self._maps_folder))
         self._commands: Commands | None = None
         self._process: BaseProcess | None = None
         self._mark = Mark()
@@ -95,6 +98,7 @@ class Edge:
             self._send(Stop())
             await self._ioc.loop.run_in_executor(None, self._end_process)
             self._close_commands()
+            self._map_server.stop()
 
     # the stream process
 
@@ -207,6 +211,7 @@ class Edge:
             expected_pv=self._config.expected_pv,
             engine_cache=self._config.root / "edge" / "engines",
             recordings=self._config.recordings,
+            maps=self._maps_folder,
             former=self._mark,
         )
 

@@ -9,12 +9,10 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
-LOOK_S = 0.2
 FAILED = 1
 TOOLS = {"consumer": "hpcConsumer", "collector": "hpcCollector", "mirror": "mirrorServer"}
 
@@ -45,8 +43,7 @@ def main() -> None:
     elif tool == "consumer":
         _consume_when_heard()
     elif tool == "mirror":
-        source = arguments.pop(0)
-        threading.Thread(target=_end_with_source, args=(source,), daemon=True).start()
+        _wait_and_end_with(arguments.pop(0))
     sys.argv = [f"pvapy-{tool}", *arguments]
     importlib.import_module(f"pvapy.cli.{TOOLS[tool]}").main()
 
@@ -75,17 +72,26 @@ def _consume_when_heard() -> None:
     dataConsumerController.DataConsumer = WhenHeard
 
 
-def _end_with_source(source: str) -> None:
-    """End when the mirrored source goes: its clients do not find a mirror again that only lost its source."""
+def _wait_and_end_with(source: str) -> None:
+    """Wait for the source to mirror, and end when it goes: clients do not find a mirror again that only lost it.
+
+    Before the mirror begins, and by being told: a source that is soon there again goes unseen by who only looks.
+    """
     import pvaccess as pva
 
     channel = pva.Channel(source)
     while not channel.isConnected():
         with suppress(pva.PvaException):  # a channel connects when something is asked of it
             channel.get("field(uniqueId)")
-    while channel.isConnected():
-        time.sleep(LOOK_S)
-    os._exit(0)
+    gone = threading.Event()
+    channel.setConnectionCallback(lambda connected: None if connected else gone.set())
+
+    def end() -> None:
+        if channel.isConnected():
+            gone.wait()
+        os._exit(0)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 if __name__ == "__main__":

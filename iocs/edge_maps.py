@@ -7,6 +7,7 @@ from collections.abc import Callable
 from iocs.config import EdgeSection
 from iocs.edge_accounting import Scan
 from iocs.edge_batches import FloatArray
+from iocs.live_maps import MapKeeper
 from iocs.maps import map_frame
 from iocs.stream import Attribute, NdFrame
 from phasing.card import ModelCard
@@ -32,6 +33,11 @@ class LiveMap:
         self._num_elsewhere = 0
         self.version = card.version
         self.added = 0
+
+    @property
+    def scan_id(self) -> str:
+        """The id of its scan, which may be empty."""
+        return self.scan.scan_id
 
     def takes(self, scan: Scan, card: ModelCard) -> bool:
         """Whether a card's predictions of a scan belong on this map."""
@@ -93,9 +99,9 @@ class LiveMap:
 class ScanMaps:
     """The map that is shown, and those before it, onto which what gets its position late still goes; of one thread."""
 
-    def __init__(self, edge: EdgeSection) -> None:
-        """Begin without a map."""
-        self._edge = edge
+    def __init__(self, edge: EdgeSection, begun: Callable[[LiveMap], None]) -> None:
+        """Begin without a map; `begun` hears of every map that is begun."""
+        self._edge, self._begun = edge, begun
         self._newest: tuple[Scan, ModelCard] | None = None
         self._former: list[LiveMap] = []
         self.live: LiveMap | None = None
@@ -110,7 +116,7 @@ class ScanMaps:
     def of(self, scan: Scan, card: ModelCard) -> LiveMap:
         """The map that a prediction of a scan goes onto; another scan, pixel or patch has another."""
         known = next((one for one in self._all() if one.takes(scan, card)), None)
-        found = known or LiveMap(scan, card, self._edge)
+        found = known or self._begin(scan, card)
         found.version = card.version
         if found is not self.live and self._is_to_show(found):
             self._show(found)
@@ -126,6 +132,11 @@ class ScanMaps:
     def clear(self) -> None:
         """Forget all maps."""
         self._former, self.live = [], None
+
+    def _begin(self, scan: Scan, card: ModelCard) -> LiveMap:
+        made = LiveMap(scan, card, self._edge)
+        self._begun(made)
+        return made
 
     def _all(self) -> list[LiveMap]:
         """All maps, the latest first."""
@@ -158,10 +169,14 @@ class MapPublisher:
         state: Callable[[], str],
         publish: Callable[[NdFrame], None],
         made: Callable[[LiveMap, StitchedMap], None],
+        keeper: MapKeeper,
     ) -> None:
-        """`current` gives the map to show, `state` the scan's state in words, `made` hears of every map made."""
+        """`current` gives the map to show, `state` the scan's state in words, `made` hears of every map made.
+
+        `keeper` looks after the maps on the disk, in this thread.
+        """
         self._period_s, self._current, self._state = period_s, current, state
-        self._publish, self._made = publish, made
+        self._publish, self._made, self._keeper = publish, made, keeper
         self._shown: tuple[LiveMap, int, str] | None = None
         self._stop = threading.Event()
         self.failed: BaseException | None = None
@@ -179,8 +194,10 @@ class MapPublisher:
             while not self._stop.wait(max(self._period_s, REST * cost_s)):
                 began_s = time.monotonic()
                 self._show()
+                self._keeper.look()
                 cost_s = time.monotonic() - began_s
             self._show()
+            self._keeper.close()
         except BaseException as error:
             self.failed = error
             raise

@@ -68,6 +68,7 @@ class StreamConfig:
     expected_pv: str
     engine_cache: Path
     recordings: Path
+    maps: Path
     former: Mark = Mark()
 
 

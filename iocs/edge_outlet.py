@@ -57,14 +57,18 @@ class Outlet:
         publish: Callable[[NdFrame], None],
         done: Callable[[], None],
         note: Callable[[Note], None],
+        begun: Callable[[LiveMap], None],
     ) -> None:
-        """`publish` sends a prediction, `done` hears of every batch that is through, `note` tells people."""
+        """`publish` sends a prediction, `done` hears of every batch that is through, `note` tells people.
+
+        `begun` hears of every map that is begun.
+        """
         self._account, self._publish, self._done, self._note = account, publish, done, note
         record = config.edge.record
         self._section = config.edge.positions
         self._positions = open_positions(self._section, note)
         self._waiting: Waiting[Placeable] = Waiting(self._section)
-        self._maps = ScanMaps(config.edge)
+        self._maps = ScanMaps(config.edge, begun)
         self.recorder = Recorder(
             config.recordings, quota_bytes=int(record.quota_gb * 1e9), queue_frames=record.queue_frames, note=note
         )

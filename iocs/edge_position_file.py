@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from time import time
 
 import numpy as np
@@ -24,7 +25,7 @@ class FilePositions:
         assert section.file is not None, "the section is complete"
         self._section, self._note = section, note
         self._path = section.file
-        self._file = PositionFile(section.file, x=section.x, y=section.y)
+        self._file = PositionFile(section.file, x=section.x, y=section.y, unique_id=section.unique_id)
         self._table: PositionTable | None = None
         self._signature: tuple[int, ...] | None = None
         self._is_read_whole = False
@@ -70,12 +71,14 @@ class FilePositions:
             self._say(str(error))
 
     def _take(self, table: PositionTable) -> None:
+        if table.counted:
+            raise PositionFileError(f"{self._path}: it has no frame ids")
         with np.errstate(over="ignore", invalid="ignore"):
             y_m, x_m = placed(self._section, table.yx[:, 0], table.yx[:, 1])
         position_m = np.stack([y_m, x_m], axis=1)
         if not np.isfinite(position_m).all():
             raise PositionFileError(f"{self._path}: a position is too large for a number of metres")
-        self._table = PositionTable(table.unique_id, position_m)
+        self._table = replace(table, yx=position_m)
         if self._wrong:
             self._wrong = ""
             self._note(Note(f"positions: {self._path}: {len(position_m)} read", Severity.NO_ALARM))

@@ -2,18 +2,12 @@
 
 import datetime
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import pvaccess as pva
-
 from iocs.edge_messages import ScanState
-from iocs.named_channel import open_channel
+from iocs.followed import Followed, update_time_ns, update_value
 
-_QUEUE_UPDATES = 1000
 _REMEMBERED = 16
 """Beginnings that are remembered: frames of more scans than that are never on their way at once."""
 
@@ -32,7 +26,7 @@ class ScanWatch:
         self._running = False
         self._expected = self._expected_at_end = 0
         self._followed = [
-            _Followed(name, heard)
+            Followed(name, heard)
             for name, heard in ((expected_pv, self._expected_changed), (scan_pv, self._scan_changed))
             if name
         ]
@@ -66,7 +60,7 @@ class ScanWatch:
             followed.tell()
 
     def _scan_changed(self, update: Any) -> None:
-        value, at_ns = _value(update), _time_ns(update)
+        value, at_ns = update_value(update), update_time_ns(update)
         if isinstance(value, str):
             if value and (not self._begun or self._begun[-1][1] != value):
                 self._begun.append((at_ns, value))
@@ -79,45 +73,6 @@ class ScanWatch:
             self._ended_ns, self._expected_at_end = at_ns, self._expected
 
     def _expected_changed(self, update: Any) -> None:
-        value = _value(update)
+        value = update_value(update)
         if isinstance(value, int):
             self._expected = value
-
-
-class _Followed:
-    """A monitored PV whose updates lie in a queue until they are asked for: pvapy's callbacks can end the process."""
-
-    def __init__(self, name: str, heard: Callable[[Any], None]) -> None:
-        self._heard = heard
-        self._queue = pva.PvObjectQueue(_QUEUE_UPDATES)
-        self._channel = open_channel(name)
-        # The explicit field() is needed: without it no update ever arrives.
-        self._channel.qMonitor(self._queue, f"record[queueSize={_QUEUE_UPDATES}]field(value,timeStamp)")
-
-    def tell(self) -> None:
-        """Hear all updates that came since the last time."""
-        while len(self._queue):
-            self._heard(self._queue.get(0.0))
-
-    def close(self) -> None:
-        """End the monitor."""
-        self._channel.stopMonitor()
-
-
-def _value(update: Any) -> str | int:
-    """A text (in bytes, as a waveform holds one), or a whole number (an enumeration's index); 0 for what is neither."""
-    value = update["value"]
-    if isinstance(value, dict):
-        value = value.get("index", 0)
-    if isinstance(value, np.ndarray) and value.dtype.itemsize == 1:
-        return value.tobytes().partition(b"\0")[0].decode(errors="replace")
-    if isinstance(value, str):
-        return value
-    return int(value) if isinstance(value, int | float) else 0
-
-
-def _time_ns(update: Any) -> int:
-    """The update's own time stamp, or now where it has none."""
-    stamp = update["timeStamp"] if update.hasField("timeStamp") else {}
-    seconds = int(stamp.get("secondsPastEpoch", 0))
-    return seconds * 1_000_000_000 + int(stamp.get("nanoseconds", 0)) if seconds > 0 else time.time_ns()

@@ -36,6 +36,7 @@ from iocs.edge_models import KeptModel
 from iocs.edge_outlet import Outlet
 from iocs.edge_scans import ScanWatch
 from iocs.edge_warmer import Warmer
+from iocs.live_maps import MapFiles, MapKeeper
 from iocs.stream import StreamReader, StreamServer
 from phasing.errors import FrameRejected
 
@@ -79,12 +80,14 @@ class EdgeStream:
         self._streams = StreamServer([config.phase, config.stitched, config.input])
         self._watch = ScanWatch(config.scan_pv, config.expected_pv)
         self._account = Account(config.former.total)
+        keeper = MapKeeper(MapFiles(config.maps), self._take_note)
         self._outlet = Outlet(
             config,
             self._account,
             publish=lambda frame: self._streams.publish(config.phase, frame),
             done=lambda: self._batches.done(),
             note=self._take_note,
+            begun=keeper.follow,
         )
         self._outlet.record = settings.record
         self._predictor = (
@@ -108,6 +111,7 @@ class EdgeStream:
             state=lambda: self._scan_state().name.title(),
             publish=lambda frame: self._streams.publish(config.stitched, frame),
             made=self._outlet.record_map,
+            keeper=keeper,
         )
         self._warmer = Warmer(config.edge, config.engine_cache, self._predictor.make)
         self._last_frame_s = float("-inf")

@@ -117,8 +117,6 @@ class ReplayedSource:
     def shot(self, index: int) -> Shot:
         """The frame with that index; ScanFileError when the file has it no longer."""
         i = int(self._index[index])
-        counts = self._scan.counts(i, i + 1)
-        if not len(counts):
-            raise ScanFileError(f"{self._scan.path}: frame {i} is no longer in it")
+        (counts,) = self._scan.counts(i, i + 1)
         y_m, x_m = self._scan.position_m[i]
-        return Shot(counts[0], (float(y_m), float(x_m)), int(self._scan.unique_id[i]))
+        return Shot(counts, (float(y_m), float(x_m)), int(self._scan.unique_id[i]))

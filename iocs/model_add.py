@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from iocs.config import Config
-from iocs.workflow_documents import Layout
+from iocs.workflow_layout import Layout
 from phasing.card import ModelCard, lineage_key
 from phasing.foreign import foreign_card, read_network, read_weight
 from phasing.geometry import Geometry

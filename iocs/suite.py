@@ -14,6 +14,7 @@ from phasing.errors import PhaselineError
 IOCS = ("detector", "workflow", "edge")
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
+RELAY_TIMEOUT_S = 5.0
 POLL_S = 0.2
 
 
@@ -89,7 +90,7 @@ class Suite:
             assert process.stdin is not None
             process.stdin.close()
         for thread in self._relays:
-            thread.join()
+            thread.join(RELAY_TIMEOUT_S)  # whoever else holds an IOC's output keeps nobody from ending
         if self._log is not None:
             self._log.close()
 

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hpc_bridge.documents import Parent
 from hpc_bridge.ports import Json
 from iocs.edge_link import EdgeLink, Refusal
 from iocs.edge_models import Announcement
 from iocs.record import ActionFailed, Refused
 from iocs.server import IocServer
-from iocs.workflow_documents import Parent
 from phasing.card import ModelCard
 from phasing.errors import ModelError, PhaselineError
 from phasing.gate import GateMode, judge
@@ -53,6 +53,20 @@ class Models:
         self._ioc.loop.call_soon_threadsafe(self._following.cancel)
         self._link.close()
 
+    def follow(self, lineage: str) -> None:
+        """Go on with the models of another lineage: its active one is announced, if it has one.
+
+        Otherwise what is live stays live until the first round of the lineage has made a model.
+        """
+        if lineage == self.lineage:
+            return
+        with self._choosing:
+            self.lineage = lineage
+            active = self.active
+            if active is not None:
+                self._announce(active)
+        self._show()
+
     @property
     def active(self) -> ModelCard | None:
         """The model that should be live."""
@@ -70,14 +84,14 @@ class Models:
         checkpoint = self._registry.checkpoint_path(active.version)
         return None if checkpoint is None else Parent(active.version, checkpoint)
 
-    def register(self, body: Json) -> Json:
-        """Take in what a round made, judge it, announce it when it passes; called in a thread of the flow runner.
+    def register(self, made: Json) -> Json:
+        """Take in what a round made, judge it, announce it when it passes; called in a thread that may wait.
 
+        `made` names the files onnx, card and checkpoint.
         Called again for the same round after a crash, it finds the model that it has registered already.
         """
-        export = body["export"]
-        draft = ModelCard.from_json(json.loads(Path(export["card"]).read_text()))
-        entry = self._known(draft) or self._published(export, draft)
+        draft = ModelCard.from_json(json.loads(Path(made["card"]).read_text()))
+        entry = self._known(draft) or self._published(made, draft)
         version = entry.card.version
         self._ioc.loop.call_soon_threadsafe(self._show)  # the candidate is shown before it is announced
         reason = self._judge(entry.card) if entry.state is ModelState.CANDIDATE else entry.reason
@@ -95,8 +109,8 @@ class Models:
         made = (draft.digest, draft.created_s)
         return next((e for e in entries if (e.card.digest, e.card.created_s) == made), None)
 
-    def _published(self, export: Json, draft: ModelCard) -> Entry:
-        card = self._registry.publish(Path(export["onnx"]), Path(export["checkpoint"]), draft)
+    def _published(self, made: Json, draft: ModelCard) -> Entry:
+        card = self._registry.publish(Path(made["onnx"]), Path(made["checkpoint"]), draft)
         return self._registry.entry(card.version)
 
     def _judge(self, card: ModelCard) -> str:

@@ -1,7 +1,9 @@
-"""The stream of reconstructions: previews while phase retrieval runs, and the finished map."""
+"""The streams of reconstructions: previews while phase retrieval runs, the finished map, how the live map differs."""
 
 import asyncio
+import io
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,14 +12,22 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from hpc_bridge.errors import BridgeError
+from hpc_bridge.remote_files import FileReader
+from iocs.live_maps import EdgeAway
 from iocs.maps import map_frame
 from iocs.server import IocServer
 from iocs.stream import Attribute, NdFrame, StreamServer
+from phasing.compare import map_correlation, map_difference
+from phasing.errors import PhaselineError
 from phasing.reconstruction import Reconstruction
-from pvdb import Severity
+from phasing.stitch import StitchedMap
+from pvdb import Pv, Severity
 from pvdb import workflow as pvs
 
 log = logging.getLogger("phaseline.workflow")
+AWAY_S = 30.0
+"""How long an edge that gave no answer is not asked again: pictures of many runs must not wait for it one by one."""
 
 
 class Pictures:
@@ -27,10 +37,18 @@ class Pictures:
     told to stop.
     """
 
-    def __init__(self, ioc: IocServer, streams: StreamServer, image: str) -> None:
-        """`image` is the full name of the stream."""
-        self._ioc, self._streams, self._image = ioc, streams, image
+    def __init__(
+        self,
+        ioc: IocServer,
+        streams: StreamServer,
+        files: FileReader,
+        live_map: Callable[[str], StitchedMap | None],
+    ) -> None:
+        """`files` reads what jobs write, `live_map` gives what the edge has seen of a scan, by its id."""
+        self._ioc, self._streams, self._files, self._live_map = ioc, streams, files, live_map
         self._image_id = 0
+        self._ask_again_s = -math.inf
+        ioc.post(pvs.LIVE_CORRELATION, math.nan)
         self._wanted: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._lock = threading.Lock()
         self._stopped = False
@@ -41,7 +59,7 @@ class Pictures:
         with self._lock:
             self._stopped = True
 
-    def preview(self, path: Path, epoch: int) -> None:
+    def preview(self, path: str, epoch: int) -> None:
         """Show a preview of the phase; one that a newer has replaced is left out."""
         self._wanted.put(lambda: self._preview(path, epoch))
 
@@ -70,10 +88,10 @@ class Pictures:
             if not self._stopped:
                 step(*arguments)
 
-    def _preview(self, path: Path, epoch: int) -> None:
+    def _preview(self, path: str, epoch: int) -> None:
         try:
-            phase_rad = np.load(path, allow_pickle=False)
-        except (OSError, ValueError):
+            phase_rad = np.load(io.BytesIO(self._files.read(path)), allow_pickle=False)
+        except (OSError, ValueError, BridgeError):
             return  # a newer preview has replaced it
         self._image_id += 1
         self._publish(NdFrame(self._image_id, time.time_ns(), phase_rad.astype(np.float32), {"Epoch": epoch}, "rad"))
@@ -82,7 +100,35 @@ class Pictures:
         found = Reconstruction.load(path)
         attributes: dict[str, Attribute] = {"ScanId": found.scan_id, "Epoch": len(found.error_history)}
         self._image_id += 1
-        self._publish(map_frame(found.phase_map(), self._image_id, time.time_ns(), attributes))
+        phase_map = found.phase_map()
+        self._publish(map_frame(phase_map, self._image_id, time.time_ns(), attributes))
+        self._compare(found.scan_id, phase_map)
 
-    def _publish(self, frame: NdFrame) -> None:
-        self._unless_stopped(self._streams.publish, self._image, frame)
+    def _compare(self, scan_id: str, reconstructed: StitchedMap) -> None:
+        """Show how the live map differs from the reconstruction, if the edge has seen the scan."""
+        correlation, wrong = math.nan, ""
+        live = self._live(scan_id)
+        try:
+            if live is not None:
+                correlation = map_correlation(live, reconstructed)
+                difference = map_difference(live, reconstructed)
+                frame = map_frame(difference, self._image_id, time.time_ns(), {"ScanId": scan_id})
+                self._publish(frame, pvs.DIFFERENCE)
+        except PhaselineError as error:
+            wrong = f"{scan_id}: the live map cannot be compared: {error}"
+        self._unless_stopped(self._ioc.post, pvs.LIVE_CORRELATION, correlation)
+        if wrong:
+            self._unless_stopped(self._ioc.tell, pvs.RECON_MESSAGE, wrong, Severity.MINOR)
+
+    def _live(self, scan_id: str) -> StitchedMap | None:
+        """What the edge has seen of a scan; one that gives no answer is not waited for again at once."""
+        if time.monotonic() < self._ask_again_s:
+            return None
+        try:
+            return self._live_map(scan_id)
+        except EdgeAway:
+            self._ask_again_s = time.monotonic() + AWAY_S
+            return None
+
+    def _publish(self, frame: NdFrame, pv: Pv = pvs.RECON_IMAGE) -> None:
+        self._unless_stopped(self._streams.publish, self._ioc.name(pv), frame)

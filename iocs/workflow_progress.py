@@ -1,39 +1,92 @@
 """How far runs and rounds are: from the runner's journal and the jobs' progress files to PVs, while they run."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hpc_bridge.journal import RunRow, RunStatus
 from hpc_bridge.ports import Json
-from hpc_bridge.progress import ProgressReader
 from iocs.server import IocServer
+from iocs.workflow_lines import JobLines
 from iocs.workflow_pictures import Pictures
+from iocs.workflow_runs import runs_elsewhere
 from pvdb import Pv, Severity
 from pvdb import workflow as pvs
 
 IDLE, RUNNING, DONE, FAILED = range(4)
 TRAIN_IDLE, TRAINING, EXPORTING, TRAIN_STANDBY, TRAIN_FAILED = range(5)
-_RUN_SHARE = {"Transfer": (0.0, 5.0), "Reconstruct": (5.0, 90.0), "Pairs": (95.0, 5.0)}
-_ROUND_SHARE = {"Train": (0.0, 90.0), "Export": (90.0, 5.0), "Register": (95.0, 5.0)}
-_STAGE = {
+_RUN_SHARE = {"Transfer": (0.0, 5.0), "Reconstruct": (5.0, 90.0), "Pairs": (95.0, 3.0), "Return": (98.0, 2.0)}
+_ROUND_SHARE = {
+    "Elsewhere": (0.0, 0.0),
+    "Send": (0.0, 0.0),
+    "Train": (0.0, 90.0),
+    "Export": (90.0, 5.0),
+    "Return": (95.0, 2.0),
+    "Register": (97.0, 3.0),
+}
+_SHARES = {"run": _RUN_SHARE, "round": _ROUND_SHARE}
+_COPIES = ("Transfer", "Return")
+_JOBS = {"Reconstruct": "reconstruct", "Train": "train"}
+_BEFORE_EXPORT = ("Elsewhere", "Send", "Train")
+_STAGE: dict[str, tuple[Pv | None, Pv]] = {
     "Transfer": (pvs.TRANSFER_STATE, pvs.TRANSFER_MESSAGE),
     "Reconstruct": (pvs.RECON_STATE, pvs.RECON_MESSAGE),
     "Pairs": (pvs.RECON_STATE, pvs.RECON_MESSAGE),
+    "Return": (pvs.TRANSFER_STATE, pvs.TRANSFER_MESSAGE),
 }
+_NO_STAGE: tuple[Pv | None, Pv] = (None, pvs.FLOW_MESSAGE)
+"""What a state of a facility's own shows."""
 
 
 class Progress:
     """Shows runs on the PVs of Transfer:, Recon: and Train:."""
 
-    def __init__(self, ioc: IocServer, pictures: Pictures) -> None:
-        """`pictures` shows reconstructions."""
-        self._ioc, self._pictures = ioc, pictures
-        self._readers: dict[tuple[str, str], ProgressReader] = {}
+    def __init__(self, ioc: IocServer, pictures: Pictures, read: Callable[[str], Json], lines: JobLines) -> None:
+        """`pictures` shows reconstructions, `read` gives the document of a run, `lines` what its jobs say."""
+        self._ioc, self._pictures, self._read, self._lines = ioc, pictures, read, lines
+        self._documents: dict[str, Json] = {}
         self._alarmed: set[Pv] = set()
+        self._states: dict[str, str] = {}
         self._losses: list[float] = []
         self._val_losses: list[float] = []
 
-    def moved(self, row: RunRow, document: Json) -> None:
+    def moved(self, row: RunRow) -> None:
         """A run entered a state or ended."""
+        document = self._documents[row.run_id] = self._read(row.run_id)
+        self._show_state(*self._seen(row, document, {}))
+        if row.status.ended:
+            self._lines.forget(row.run_id)
+            self._states.pop(row.run_id, None)
+            self._documents.pop(row.run_id)
+
+    def follow(self, row: RunRow, details: Json) -> None:
+        """Show how far an active run is; `details` are what its action's provider says."""
+        document = self._documents.get(row.run_id)
+        if document is None:
+            document = self._documents[row.run_id] = self._read(row.run_id)
+        before = self._states.get(row.run_id)
+        row, document = self._seen(row, document, details)
+        if row.state != before:
+            self._show_state(row, document)
+        done = 0.0
+        if row.state in _COPIES:
+            done = self._show_transfer(details)
+        elif row.state in _JOBS:
+            done = self._show_job(row, document[_JOBS[row.state]]["progress"])
+        if done:
+            begin, share = _share(row)
+            self._ioc.post(pvs.FLOW_PROGRESS, begin + share * done)
+
+    def _seen(self, row: RunRow, document: Json, details: Json) -> tuple[RunRow, Json]:
+        """The run by the states of its own flow, also where that flow runs elsewhere and is one action here."""
+        if runs_elsewhere(document):
+            known = details.get("state_name") or self._states.get(row.run_id, "")
+            row, document = replace(row, state=known), document["body"]
+        if not row.status.ended:
+            self._states[row.run_id] = row.state
+        return row, document
+
+    def _show_state(self, row: RunRow, document: Json) -> None:
         self._ioc.post(pvs.FLOW_STEP, row.state)
         if row.status is RunStatus.FAILED:
             self._failed(row)
@@ -41,52 +94,38 @@ class Progress:
             self._round_moved(row, document)
         else:
             self._run_moved(row, document)
-        if row.status.ended:
-            self._readers = {key: reader for key, reader in self._readers.items() if key[0] != row.run_id}
-
-    def follow(self, row: RunRow, document: Json, details: Json) -> None:
-        """Show how far an active run is; `details` are what its action's provider says."""
-        share = (_ROUND_SHARE if row.kind == "round" else _RUN_SHARE).get(row.state)
-        if share is None:
-            return
-        done = 0.0
-        if row.state == "Transfer":
-            done = self._show_transfer(details)
-        elif row.state in ("Reconstruct", "Train"):
-            done = self._show_job(row, document[row.state.lower()]["progress"])
-        if done:
-            self._ioc.post(pvs.FLOW_PROGRESS, share[0] + share[1] * done)
 
     def _run_moved(self, row: RunRow, document: Json) -> None:
         """Mark the stages before the run's state as done, and its own as running."""
-        order = ("Transfer", "Reconstruct", "Pairs")
+        state, message = _STAGE.get(row.state, _NO_STAGE)
         if row.status is RunStatus.SUCCEEDED:
             self._finish_job(row, document, "reconstruct")
-            self._post_stage(pvs.RECON_STATE, DONE)
+            for done in (pvs.TRANSFER_STATE, pvs.RECON_STATE):
+                self._post_stage(done, DONE)
+            self._pictures.reconstruction(Path(document["results"]["reconstruction"]))
             self._ioc.post(pvs.FLOW_PROGRESS, 100.0)
-        elif row.status is RunStatus.CANCELLED:
-            self._post_stage(_STAGE[row.state][0], IDLE)
-        elif row.status is RunStatus.ACTIVE and row.state in order:
-            if row.state != "Transfer":
+        elif row.status is RunStatus.CANCELLED and state is not None:
+            self._post_stage(state, IDLE)
+        elif row.status is RunStatus.ACTIVE and state is not None:
+            if state is pvs.RECON_STATE:
                 self._post_stage(pvs.TRANSFER_STATE, DONE)
-                self._show_transfer(document["Transfer"]["details"])
-            if row.state == "Pairs":
+                self._show_transfer(document.get("Transfer", {}).get("details", {}))
+            if row.state == "Return":
                 self._finish_job(row, document, "reconstruct")
-                self._pictures.reconstruction(Path(document["reconstruct"]["output"]))
-            state, message = _STAGE[row.state]
+                self._post_stage(pvs.RECON_STATE, DONE)
             self._post_stage(state, RUNNING)
             self._clear(message, row)
-            self._ioc.post(pvs.FLOW_PROGRESS, _RUN_SHARE[row.state][0])
+            self._ioc.post(pvs.FLOW_PROGRESS, _share(row)[0])
 
     def _round_moved(self, row: RunRow, document: Json) -> None:
         if row.state == "Export":
             self._finish_job(row, document, "train")
         if row.status is RunStatus.ACTIVE:
-            if row.state == "Train":
+            if row.state in _BEFORE_EXPORT:
                 self._ioc.post(pvs.EPOCH, 0)  # the former round's is not this one's
-            self._ioc.post(pvs.TRAIN_STATE, TRAINING if row.state == "Train" else EXPORTING)
+            self._ioc.post(pvs.TRAIN_STATE, TRAINING if row.state in _BEFORE_EXPORT else EXPORTING)
             self._clear(pvs.TRAIN_MESSAGE, row)
-            self._ioc.post(pvs.FLOW_PROGRESS, _ROUND_SHARE[row.state][0])
+            self._ioc.post(pvs.FLOW_PROGRESS, _share(row)[0])
         elif row.status.ended:
             self._ioc.post(pvs.FLOW_PROGRESS, 100.0)
             self.training_idle()
@@ -102,8 +141,9 @@ class Progress:
             self._ioc.post(pvs.TRAIN_STATE, TRAIN_FAILED)
             message = pvs.TRAIN_MESSAGE
         else:
-            state, message = _STAGE[row.state]
-            self._post_stage(state, FAILED)
+            state, message = _STAGE.get(row.state, _NO_STAGE)
+            if state is not None:
+                self._post_stage(state, FAILED)
         self._alarmed.add(message)
         self._ioc.tell(message, text, Severity.MAJOR)
         self._ioc.tell(pvs.FLOW_MESSAGE, text, Severity.MAJOR)
@@ -119,6 +159,8 @@ class Progress:
             self._ioc.post(pv, state)
 
     def _show_transfer(self, details: Json) -> float:
+        if "bytes_total" not in details:  # not begun, or run elsewhere
+            return 0.0
         total, done = details.get("bytes_total", 0), details.get("bytes_transferred", 0)
         shown = {
             pvs.BYTES_TOTAL: float(total),
@@ -132,13 +174,22 @@ class Progress:
 
     def _finish_job(self, row: RunRow, document: Json, job: str) -> None:
         """Read the lines that a job wrote after it was last asked."""
-        self._show_job(row, document[job]["progress"])
+
+        def take(lines: list[Json]) -> None:
+            self._ioc.loop.call_soon_threadsafe(self._take, lines)
+
+        self._lines.last(row.run_id, document[job]["progress"], take if self._lines.is_remote else self._take)
+
+    def _take(self, lines: list[Json]) -> None:
+        self._show_lines(lines)
 
     def _show_job(self, row: RunRow, progress: str) -> float:
         """Show the new lines of a job's progress file; returns the share of epochs done."""
-        reader = self._readers.setdefault((row.run_id, progress), ProgressReader(Path(progress)))
+        return self._show_lines(self._lines.new(row.run_id, progress))
+
+    def _show_lines(self, lines: list[Json]) -> float:
         share = 0.0
-        for line in reader.read():
+        for line in lines:
             if line["event"] == "started" and line["job"] == "train":
                 self._losses, self._val_losses = [], []
                 self._ioc.post(pvs.EPOCH, 0)
@@ -155,7 +206,7 @@ class Progress:
         self._ioc.post(pvs.RECON_EPOCH, line["epoch"])
         self._ioc.post(pvs.RECON_ERROR, line["error"])
         if line.get("preview"):
-            self._pictures.preview(Path(line["preview"]), line["epoch"])
+            self._pictures.preview(line["preview"], line["epoch"])
 
     def _show_training(self, line: Json) -> None:
         self._losses.append(line["loss"])
@@ -173,3 +224,8 @@ class Progress:
         }
         for pv, value in shown.items():
             self._ioc.post(pv, value)
+
+
+def _share(row: RunRow) -> tuple[float, float]:
+    """Where a state begins and how much of the whole it is, in %; a facility's own is none."""
+    return _SHARES.get(row.kind, {}).get(row.state, (0.0, 0.0))

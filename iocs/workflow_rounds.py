@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from hpc_bridge import definition
+from hpc_bridge.documents import round_document
 from hpc_bridge.journal import RunStatus
 from iocs.config import TrainSection
 from iocs.record import ActionFailed, Refused
 from iocs.server import IocServer
-from iocs.workflow_documents import Layout, new_id, round_document
+from iocs.workflow_experiment import Experiment
+from iocs.workflow_layout import Layout, new_id
 from iocs.workflow_models import Models
 from iocs.workflow_progress import Progress
 from iocs.workflow_runs import Runs
@@ -20,12 +21,18 @@ class Rounds:
     """The controls of `Train:`."""
 
     def __init__(
-        self, ioc: IocServer, layout: Layout, runs: Runs, models: Models, progress: Progress, settings: TrainSection
+        self,
+        ioc: IocServer,
+        layout: Layout,
+        experiment: Experiment,
+        runs: Runs,
+        models: Models,
+        progress: Progress,
+        settings: TrainSection,
     ) -> None:
         """Register the handlers; no round begins before `resume`."""
-        self._ioc, self._layout, self._runs, self._models = ioc, layout, runs, models
+        self._ioc, self._layout, self._experiment, self._runs, self._models = ioc, layout, experiment, runs, models
         self._progress, self._settings = progress, settings
-        self._flow = definition.shipped("round")
         ioc.on_action(pvs.START, self._start)
         ioc.on_action(pvs.ABORT, self._abort)
         ioc.listen(pvs.STANDBY, self._standby_changed)
@@ -70,7 +77,7 @@ class Rounds:
         """Folders of pairs that a round was given, whatever became of it: a failed one is retried by hand."""
         runner = self._runs.runner
         rounds = [row for row in runner.snapshot() if row.kind == "round"]
-        return {path for row in rounds for path in runner.document(row.run_id)["train"]["pairs"]}
+        return {path for row in rounds for path in self._runs.document(row.run_id)["train"]["pairs"]}
 
     def _pairs(self) -> list[str]:
         """Folders of the training pairs of this lineage's scans, the newest run of each scan file, oldest first."""
@@ -78,9 +85,13 @@ class Rounds:
         newest: dict[str, str] = {}
         for row in reversed(runner.snapshot()):
             if row.kind == "run" and row.status is RunStatus.SUCCEEDED:
-                document = runner.document(row.run_id)
+                document = self._runs.document(row.run_id)
                 if document["scan"]["lineage"] == self._models.lineage:
                     newest[document["scan"]["file"]] = document["pairs"]["output"]
+        if (
+            not self._experiment.site.shared
+        ):  # folders of another machine: those that are gone are named by the training job
+            return list(newest.values())
         return [folder for folder in newest.values() if Path(folder).is_dir()]  # one tidied away ends no training
 
     def _begin(self, pairs: list[str]) -> str:
@@ -89,9 +100,12 @@ class Rounds:
             parent = self._models.parent
             settings = self._settings.model_dump(exclude={"gate_margin"})
             settings |= {"num_epochs": self._ioc.value(pvs.EPOCHS)}
-            document = round_document(self._layout, round_id, pairs, parent, self._models.lineage, settings)
+            inbox = self._layout.inbox
+            document = round_document(
+                self._experiment.site, round_id, pairs, parent, self._models.lineage, settings, inbox
+            )
             label = f"{len(pairs)} scans"
-            self._runs.runner.submit(self._flow, document, label, run_id=round_id, kind="round")
+            self._runs.submit("round", document, label, round_id)
         except PhaselineError as error:
             self._ioc.tell(pvs.TRAIN_MESSAGE, f"no round could begin: {error}", Severity.MAJOR)
             raise ActionFailed(str(error)) from error

@@ -1,23 +1,65 @@
 """What the workflow IOC asks of the flow runner: which runs are open, and waiting for one."""
 
 import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hpc_bridge.definition import deployable
 from hpc_bridge.journal import RunRow, RunStatus
+from hpc_bridge.ports import Json
 from hpc_bridge.runner import FlowRunner
 from iocs.record import ActionFailed
+
+if TYPE_CHECKING:
+    from iocs.workflow_globus import RemoteFlows
+
+
+def runs_elsewhere(document: Json) -> bool:
+    """Whether a document is of a run whose flow runs elsewhere: it names that flow, and holds its document."""
+    return "flow_id" in document
 
 
 class Runs:
     """The runner as the event loop sees it."""
 
-    def __init__(self, runner: FlowRunner, stopping: asyncio.Event) -> None:
-        """`stopping` is set while the IOC ends: its runs then stay open, and the next start goes on with them."""
+    def __init__(
+        self,
+        runner: FlowRunner,
+        stopping: asyncio.Event,
+        *,
+        run_flow: Path | None = None,
+        elsewhere: "RemoteFlows | None" = None,
+    ) -> None:
+        """`stopping` is set while the IOC ends: its runs then stay open, and the next start goes on with them.
+
+        `run_flow`: a definition in place of the one shipped for scans. `elsewhere`: runs whole flows, where the runner
+        does not. Raises DefinitionError.
+        """
         self.runner, self._stopping = runner, stopping
+        self._flows = {kind: deployable(kind, run_flow) for kind in ("run", "round")}
+        self._elsewhere = elsewhere
         self._ended: dict[str, asyncio.Event] = {}
+
+    def submit(self, kind: str, document: Json, label: str, run_id: str) -> None:
+        """Queue a run or round. Raises BridgeError when it cannot be run."""
+        flow = self._flows[kind]
+        if self._elsewhere is not None:
+            flow, document = self._elsewhere.wrapped(kind, document)
+        self.runner.submit(flow, document, label, run_id=run_id, kind=kind)
 
     def open(self, kind: str) -> list[RunRow]:
         """Runs of a kind (`run` or `round`) that have not ended."""
         return [row for row in self.runner.snapshot() if row.kind == kind and not row.status.ended]
+
+    def document(self, run_id: str) -> Json:
+        """What a run was given and has found so far, also where its flow runs elsewhere."""
+        document = self.runner.document(run_id)
+        return dict(document["body"]) if runs_elsewhere(document) else document
+
+    def of_scan(self, scan_id: str) -> str:
+        """The newest run of a scan; empty when it had none."""
+        rows = self.runner.snapshot()
+        return next((row.run_id for row in rows if row.kind == "run" and row.label == scan_id), "")
 
     def to_retry(self) -> list[RunRow]:
         """Failed runs and rounds that nothing newer stands for, oldest first.
@@ -27,7 +69,7 @@ class Runs:
         seen: set[str] = set()
         found = []
         for row in self.runner.snapshot():
-            work = "round" if row.kind == "round" else self.runner.document(row.run_id)["scan"]["file"]
+            work = "round" if row.kind == "round" else self.document(row.run_id)["scan"]["file"]
             if work not in seen and row.status is RunStatus.FAILED:
                 found.append(row)
             seen.add(work)

@@ -7,6 +7,7 @@ _edge = Area("Edge:", message="Message")
 
 PHASE = _edge.image("Phase", "Predicted phase of every frame", unit="rad")
 STITCHED = _edge.image("Stitched", "Stitched phase map of the scan", unit="rad")
+MAP = _edge.rpc("Map", "Live map of a scan, by its id")
 INPUT = _edge.image("Input", "Prepared frame, decimated for screens", unit="counts")
 STATE = _edge.state(
     "State",

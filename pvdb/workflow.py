@@ -6,15 +6,25 @@ from pvdb.model import AlarmLimits, Kind, Severity
 _OK, _MINOR, _MAJOR = Severity.NO_ALARM, Severity.MINOR, Severity.MAJOR
 _STAGE = {"Idle": _OK, "Running": _OK, "Done": _OK, "Failed": _MAJOR}
 
-_exp = Area("Exp:")
-PROPOSAL = _exp.text("Proposal", "Proposal that the scans belong to", kind=Kind.STRING)
-SAMPLE = _exp.text("Sample", "Sample of the scans", kind=Kind.STRING)
-ROOT = _exp.text("Root", "Folder of everything that is computed", max_length=1024)
+_exp = Area("Exp:", message="Message")
+PROPOSAL = _exp.text("Proposal", "Proposal that the scans belong to", kind=Kind.STRING, setpoint=True)
+SAMPLE = _exp.text("Sample", "Sample of the scans", kind=Kind.STRING, setpoint=True)
+ROOT = _exp.text("Root", "Folder of everything that is computed", max_length=1024, setpoint=True)
 LINEAGE = _exp.text("Lineage", "Lineage of the models trained now", max_length=120)
+EXP_MESSAGE = _exp.text("Message", "Last event or error", max_length=512)
 
 _scan = Area("Scan:", message="Message")
 FILE = _scan.text("File", "Scan file to submit", max_length=1024, setpoint=True)
+POSITION_FILE = _scan.text("PositionFile", "Position file of the next scan", max_length=1024, setpoint=True)
+MAX_MISSING = _scan.integer(
+    "MaxMissing", "Frames that may lack a position", initial=0, limits=(0, 1_000_000), setpoint=True
+)
 SUBMIT = _scan.action("Submit", "Accept the scan file and queue its run")
+AUTO = _scan.state("Auto", "Submit scans by themselves when they end", ("Off", "On"), setpoint=True)
+AUTO_STATE = _scan.state(
+    "AutoState", "Whether the ends of scans are seen", {"Off": _OK, "Watching": _OK, "Disconnected": _MAJOR}
+)
+WAITING_SCANS = _scan.integer("Waiting", "Ended scans whose files are not complete")
 SCAN_ID = _scan.text("Id", "Id of the scan accepted last", max_length=80)
 LAST_ACCEPTED = _scan.text("LastAccepted", "Scan file accepted last", max_length=1024)
 SCAN_MESSAGE = _scan.text("Message", "Last event or error", max_length=512)
@@ -26,8 +36,10 @@ FLOW_STATE = _flow.state(
 FLOW_STEP = _flow.text("Step", "Step of the run moved last", kind=Kind.STRING)
 FLOW_PROGRESS = _flow.number("Progress", "Progress of the run moved last", unit="%", precision=0, limits=(0, 100))
 RUN = _flow.action("Run", "Submit the scan file, wait for the run")
-CANCEL = _flow.action("Cancel", "Cancel all runs that are not finished")
-RETRY = _flow.action("Retry", "Run failed runs from where they failed")
+SELECTED_RUN = _flow.text("Selected", "Run of Cancel and Retry; empty is all", max_length=80, setpoint=True)
+CANCEL = _flow.action("Cancel", "Cancel the selected run, or all")
+RETRY = _flow.action("Retry", "Run the selected, or all failed, again")
+MAX_RUNS = _flow.integer("MaxRuns", "Runs at work at once", initial=16, limits=(1, 10_000), setpoint=True)
 HOLD = _flow.state("Hold", "Begin no new work", ("Off", "On"), setpoint=True)
 ACTIVE_RUNS = _flow.integer("Active", "Runs at work")
 QUEUED_RUNS = _flow.integer("Queued", "Runs waiting")
@@ -38,6 +50,7 @@ FLOW_TABLE = _flow.table(
     "Runs and rounds, the newest first",
     {"run": "as", "kind": "as", "scan": "as", "state": "as", "started": "ad", "duration": "ad", "message": "as"},
 )
+CONSENT_URL = _flow.text("ConsentUrl", "Where to grant a consent that is missing", max_length=1024)
 FLOW_MESSAGE = _flow.text("Message", "Last event or error", max_length=512)
 
 _transfer = Area("Transfer:", message="Message")
@@ -46,6 +59,7 @@ BYTES_DONE = _transfer.number("BytesDone", "Bytes copied", unit="B", precision=0
 BYTES_TOTAL = _transfer.number("BytesTotal", "Bytes to copy", unit="B", precision=0)
 TRANSFER_RATE = _transfer.number("Rate", "Speed of the latest transfer", unit="MB/s", precision=1)
 FILES_DONE = _transfer.integer("FilesDone", "Files copied")
+MAX_TRANSFERS = _transfer.integer("MaxActive", "Copies of scans at once", initial=2, limits=(0, 10_000), setpoint=True)
 DISK_FREE = _transfer.number(
     "DiskFree", "Free disk below the root", unit="GB", precision=1, alarms=AlarmLimits(lolo=1, low=5)
 )
@@ -53,13 +67,18 @@ TRANSFER_MESSAGE = _transfer.text("Message", "Last event or error", max_length=5
 
 _recon = Area("Recon:", message="Message")
 RECON_STATE = _recon.state("State", "State of the latest reconstruction", _STAGE)
-RECON_ENGINE = _recon.state("Engine", "Phase retrieval engine", ("ptychi",), setpoint=True)
+RECON_ENGINE = _recon.state("Engine", "Phase retrieval engine", ("ptychi", "tike"), setpoint=True)
 NUM_EPOCHS = _recon.integer("NumEpochs", "Epochs of a reconstruction", initial=30, limits=(1, 10_000), setpoint=True)
 NUM_MODES = _recon.integer("NumModes", "Incoherent probe modes", initial=1, limits=(1, 32), setpoint=True)
 RECON_BATCH = _recon.integer("Batch", "Frames in an update", initial=40, limits=(1, 100_000), setpoint=True)
+MAX_RECONSTRUCTIONS = _recon.integer(
+    "MaxActive", "Reconstructions at once", initial=1, limits=(0, 10_000), setpoint=True
+)
 RECON_EPOCH = _recon.integer("Epoch", "Epochs done")
 RECON_ERROR = _recon.number("Error", "Error of the latest epoch", unit="1", precision=5)
 RECON_IMAGE = _recon.image("Image", "Phase of the latest reconstruction", unit="rad")
+DIFFERENCE = _recon.image("Difference", "Live map minus latest reconstruction", unit="rad")
+LIVE_CORRELATION = _recon.number("LiveCorrelation", "Of live map and reconstruction", unit="1", precision=3)
 RECON_MESSAGE = _recon.text("Message", "Last event or error", max_length=512)
 
 _train = Area("Train:", message="Message")

@@ -10,7 +10,7 @@ import pytest
 
 import iocs.client
 
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
 Limited = Callable[[subprocess.Popen[Any]], AbstractContextManager[subprocess.Popen[Any]]]
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from loopback import Ports
 
-START_S = 120.0
-STOP_S = 60.0
+START_S = 600.0
+STOP_S = 300.0
 """Longer than whatever the IOCs themselves wait for in the end."""
 LOOK_S = 0.02
 """How often is looked at processes that are nobody's children here."""

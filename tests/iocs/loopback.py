@@ -16,7 +16,7 @@ from iocs.config import Network
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-DEADLINE_S = 180.0
+DEADLINE_S = 600.0
 CLIENT_S = 45.0
 """How long caproto's clients wait where nobody says otherwise; 2 s without it."""
 BLOCK = 8

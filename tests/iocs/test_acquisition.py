@@ -31,7 +31,7 @@ from pvdb import detector as pvs
 from pvdb.detector import LAST_ID
 
 SIDE_PX = 16
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
 
 
 class Source:

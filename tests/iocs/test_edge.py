@@ -22,7 +22,7 @@ from iocs.edge_models import Announcement
 from pvdb import Pv, edge, workflow
 
 HERE = Path(__file__).parent
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
 COUNTERS = (
     edge.FRAMES_IN, edge.FRAMES_OUT, edge.FRAMES_MISSED, edge.FRAMES_DROPPED, edge.FRAMES_REJECTED,
     edge.FRAMES_NO_MODEL, edge.FRAMES_EMPTY,

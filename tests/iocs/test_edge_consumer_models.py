@@ -117,7 +117,7 @@ def consumers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple
         monkeypatch.setattr(edge_consumers, part, Tool)
     edge = EdgeSection(engine="onnxruntime", consumers=1, model_timeout_s=1.0)
     folder = tmp_path / "edge"
-    config = StreamConfig(edge, "source", "phase", "stitched", "input", "", "", folder, folder, None)
+    config = StreamConfig(edge, "source", "phase", "stitched", "input", "", "", folder, folder, folder)
     notes: list[Note] = []
     made = Consumers(config, SETTINGS, notes.append)
     yield made, notes

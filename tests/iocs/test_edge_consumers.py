@@ -23,15 +23,18 @@ from made_models import write_model
 from iocs.client import ClientError
 from iocs.demo_streams import Predictions
 from iocs.edge_consumer_merge import IDLE, WORKING, InOrder
+from iocs.edge_consumer_tools import GROUP_FRAMES
 from pvdb import Pv, edge
 
 HERE = Path(__file__).parent
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
 COUNTERS = {
     "in": edge.FRAMES_IN, "out": edge.FRAMES_OUT, "missed": edge.FRAMES_MISSED, "dropped": edge.FRAMES_DROPPED,
     "rejected": edge.FRAMES_REJECTED, "empty": edge.FRAMES_EMPTY, "no_model": edge.FRAMES_NO_MODEL,
 }  # fmt: skip
 CONSUMERS = 2
+DEALT_FRAMES = 2 * CONSUMERS * GROUP_FRAMES
+"""So many that every consumer gets a whole group of them."""
 PROCESSES = CONSUMERS + 1
 """The consumers and the collector; the mirror comes in addition where the detector has no distributor."""
 
@@ -96,19 +99,19 @@ class Beamline:
         return {name: self.client.value(pv) for name, pv in COUNTERS.items()}
 
     def connect(self, name: str = "connect") -> None:
-        """Send scans of one frame until one has come all the way before the next is sent."""
+        """Send short scans until one has come all the way through every consumer before the next is sent."""
         deadline = time.monotonic() + PATIENCE_S
         for attempt in count(1):
-            assert time.monotonic() < deadline, "no frame comes through"
-            scan_id = f"{name}-{attempt}"
-            self.send(1, scan_id=scan_id)
+            assert time.monotonic() < deadline, "not every frame comes through"
+            before = self.client.value(edge.FRAMES_IN)
+            self.send(DEALT_FRAMES, scan_id=f"{name}-{attempt}")
             self.wait_sent()
             with suppress(AssertionError):
-                self.until(partial(self._is_at, scan_id), "a frame came through", 0.5 * attempt)
+                self.until(partial(self._is_in, before + DEALT_FRAMES), "all frames came through", 0.5 * attempt)
                 return
 
-    def _is_at(self, scan_id: str) -> bool:
-        return bool(self.client.value(edge.SCAN_ID) == scan_id)
+    def _is_in(self, frames: int) -> bool:
+        return bool(self.client.value(edge.FRAMES_IN) == frames)
 
     def restart_detector(self) -> None:
         self.publisher.kill()

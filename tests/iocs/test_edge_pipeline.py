@@ -30,7 +30,7 @@ from pvdb import Severity
 
 OPTIONS = EngineOptions(name="onnxruntime", threads=1, batch_size=4)
 SETTINGS = Settings(batch_size=4, max_wait_s=1000.0, min_counts=1.0, enabled=True, record=False)
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
 NO_FORMER = Mark()
 
 
@@ -107,6 +107,7 @@ class Bench:
             expected_pv="",
             engine_cache=folder / "engines",
             recordings=folder / "recordings",
+            maps=folder / "maps",
             former=former,
         )
         self.published: list[NdFrame] = []
@@ -119,6 +120,7 @@ class Bench:
             publish=self.publish,
             done=lambda: self.batches.done(),
             note=self.notes.append,
+            begun=lambda live: None,
         )
         self.batches = Batcher(SETTINGS, self.outlet.emit)
         self.intake = Intake(

@@ -24,7 +24,7 @@ from phasing.recording import LatePosition, Recording, RecordingWriter, read_rec
 from phasing.stitch import StitchedMap
 from pvdb import Severity
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 FRAME_BYTES = 4 * 128**2
 
 

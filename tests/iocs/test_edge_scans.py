@@ -16,6 +16,7 @@ from harness import start_script
 from made_models import geometry
 from test_edge import PATIENCE_S
 
+from iocs.live_maps import fetch_map
 from iocs.maps import placed_map
 from phasing.stitch import StitchedMap
 from pvdb import Severity, edge
@@ -85,6 +86,27 @@ def test_two_scans_by_their_ids_are_counted_and_stitched_apart(line: Line) -> No
     assert (line.value(edge.SCAN_OUT), line.value(edge.FRAMES_OUT)) == (4, 10)
     for found, rad in ((one, 10 * SCALE_RAD), (two, 20 * SCALE_RAD)):
         np.testing.assert_allclose(found.phase_rad[found.weight > 0], rad, rtol=1e-5)
+
+
+def test_the_map_of_a_scan_is_given_out_when_it_rests_and_when_another_has_begun(line: Line) -> None:
+    line.sent(6, first=200, scan_id="rests", counts=10)
+    _last_map(line, "rests", 6)
+    assert _given_out(line, "rests") == pytest.approx(10 * SCALE_RAD)
+    line.sent(4, first=206, scan_id="before", counts=20)
+    line.sent(4, first=210, scan_id="after", counts=30)
+    _last_map(line, "after", 4)
+    for scan_id, counts in (("before", 20), ("rests", 10)):
+        assert _given_out(line, scan_id) == pytest.approx(counts * SCALE_RAD)
+    assert fetch_map(line.client.name(edge.MAP), "never seen", PATIENCE_S) is None
+
+
+def _given_out(line: Line, scan_id: str) -> float:
+    """The phase of a scan's map that the edge gives out, which is the same everywhere."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (found := fetch_map(line.client.name(edge.MAP), scan_id, PATIENCE_S)) is None:
+        assert time.monotonic() < deadline, f"the map of {scan_id} is not given out"
+        time.sleep(0.1)
+    return float(found.phase_rad[found.weight > 0].mean())
 
 
 def test_the_map_is_what_the_predictions_say_where_they_were(line: Line) -> None:

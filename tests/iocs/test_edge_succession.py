@@ -15,7 +15,7 @@ from iocs.edge_models import Announcement, KeptModel, ModelStore
 from iocs.edge_succession import DEATHS, FETCHING, MODEL_IDLE, REFUSED, Succession
 from pvdb import Pv, edge
 
-PATIENCE_S = 30.0
+PATIENCE_S = 300.0
 
 
 class Ioc:

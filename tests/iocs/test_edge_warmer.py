@@ -22,7 +22,7 @@ from iocs.edge_models import KeptModel
 from iocs.edge_trial import LOWEST_PRIORITY, Candidate, Trials
 from iocs.edge_warmer import Warmer, built
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 FRAMES = [np.full((SIDE_PX, SIDE_PX), 9, np.uint16)]
 
 

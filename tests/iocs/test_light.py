@@ -10,7 +10,7 @@ from harness import Process, write_config
 WITHOUT = (
     "import sys; sys.modules.update(dict.fromkeys({missing!r})); from iocs.cli import main; sys.exit(main({words!r}))"
 )
-PATIENCE_S = 180.0
+PATIENCE_S = 600.0
 HEAVY = ("torch", "torchvision", "ptychi", "onnx", "openvino", "matplotlib", "pebble")
 
 

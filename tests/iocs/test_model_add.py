@@ -23,7 +23,7 @@ from pvdb import edge
 from pvdb import workflow as pvs
 
 HERE = Path(__file__).parent
-PATIENCE_S = 180.0
+PATIENCE_S = 900.0
 PREFIX = f"A{os.getpid()}:"
 WATCHED = (pvs.MODEL_TABLE, pvs.ACTIVE_MODEL, pvs.ANNOUNCED, pvs.CANDIDATE, pvs.MODEL_MESSAGE, pvs.LINEAGE)
 

@@ -13,7 +13,7 @@ from harness import Process, command_line, descendants, wait_gone, write_config
 from iocs.client import Client
 from pvdb import edge, health
 
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
 
 
 @pytest.fixture

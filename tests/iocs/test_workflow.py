@@ -26,7 +26,7 @@ from pvdb import Pv, Severity
 from pvdb import workflow as pvs
 
 HERE = Path(__file__).parent
-PATIENCE_S = 180.0
+PATIENCE_S = 900.0
 PREFIX = f"W{os.getpid()}:"
 SETTINGS = """
 [train]
@@ -364,7 +364,7 @@ def test_a_failed_run_that_a_newer_one_stands_for_is_not_retried(workplace: Work
 def test_training_goes_on_without_pairs_that_were_tidied_away(workplace: Workplace) -> None:
     workplace.client.put(pvs.STANDBY, "On")
     workplace.until(lambda: workplace.value(pvs.TRAIN_STATE) == "Standby", "no round is at work")
-    (pairs,) = (workplace.folder / "data" / "compute" / "pairs").glob("first-*")
+    (pairs,) = (workplace.folder / "data" / "compute" / "demo" / "W-pattern" / "pairs").glob("first-*")
     shutil.rmtree(pairs)
     before = int(workplace.client.get(pvs.CANDIDATE))
     workplace.client.put(pvs.START, 1, timeout_s=PATIENCE_S)

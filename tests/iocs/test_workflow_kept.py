@@ -7,7 +7,7 @@ import pytest
 
 from iocs.record import Refused
 from iocs.server import IocServer
-from iocs.workflow_kept import KeptError, KeptSwitches
+from iocs.workflow_kept import KeptError, KeptSetpoints
 from pvdb import workflow as pvs
 
 
@@ -16,7 +16,7 @@ class Switches(IocServer):
 
     def __init__(self, path: Path) -> None:
         super().__init__("workflow", "Workflow", "K:")
-        KeptSwitches(self, path, pvs.GATE, pvs.STANDBY)
+        KeptSetpoints(self, path, pvs.GATE, pvs.STANDBY)
 
     async def put(self, pv: object, value: int) -> None:
         await self._records[pv].put(value, "test")  # type: ignore[index]

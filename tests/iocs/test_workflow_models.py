@@ -104,7 +104,7 @@ class Place:
         (folder / "model.json").write_text(json.dumps(draft.to_json()))
         (folder / "checkpoint.pt").write_bytes(round_id.encode())
         files = {"onnx": folder / "model.onnx", "card": folder / "model.json", "checkpoint": folder / "checkpoint.pt"}
-        return {"run_id": round_id, "export": {name: str(path) for name, path in files.items()}}
+        return {name: str(path) for name, path in files.items()}
 
     async def register(self, body: dict[str, Any]) -> dict[str, Any]:
         """Register as the runner does, in a thread; what it posts has been posted when this returns."""

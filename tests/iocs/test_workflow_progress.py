@@ -1,11 +1,17 @@
 """Progress of runs and rounds on PVs, without an IOC."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from hpc_bridge.journal import RunRow, RunStatus
+from hpc_bridge.ports import Json
 from hpc_bridge.progress import ProgressWriter
+from hpc_bridge.remote_files import LocalFiles
+from iocs.workflow_lines import JobLines
 from iocs.workflow_progress import Progress
 from pvdb import Severity
 from pvdb import workflow as pvs
@@ -16,28 +22,30 @@ ROUND = RunRow("round-1", "round", "round", "Train", RunStatus.ACTIVE, 0.0, 0.0,
 class Shown:
     """What was posted and told, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, document: Json) -> None:
         self.posted: list[Any] = []
         self.told: list[Any] = []
         ioc: Any = SimpleNamespace(
             post=lambda pv, value: self.posted.append((pv, value)), tell=lambda *told: self.told.append(told)
         )
         pictures: Any = None
-        self.progress = Progress(ioc, pictures)
+        lines = JobLines(LocalFiles(), is_remote=False)
+        self.progress = Progress(ioc, pictures, lambda run_id: document, lines)
 
 
-def test_a_round_that_begins_does_not_show_the_former_rounds_epoch() -> None:
-    shown = Shown()
-    shown.progress.moved(ROUND, {})
+@pytest.mark.parametrize("state", ["Elsewhere", "Send", "Train"])
+def test_a_round_that_begins_does_not_show_the_former_rounds_epoch(state: str) -> None:
+    shown = Shown({})
+    shown.progress.moved(replace(ROUND, state=state))
     training = shown.posted.index((pvs.TRAIN_STATE, pvs.TRAIN_STATE.states.index("Training")))
     assert (pvs.EPOCH, 0) in shown.posted[:training]
 
 
 def test_scans_that_a_round_left_out_are_named_in_alarm(tmp_path: Path) -> None:
-    shown = Shown()
     path = tmp_path / "progress"
+    shown = Shown({"train": {"progress": str(path)}})
     with ProgressWriter(path) as writer:
         writer.write("ended", job="train", skipped=["scan a does not fit the incumbent: energy_ev differ"])
-    shown.progress.follow(ROUND, {"train": {"progress": str(path)}}, {})
+    shown.progress.follow(ROUND, {})
     text = "left out: scan a does not fit the incumbent: energy_ev differ"
     assert (pvs.TRAIN_MESSAGE, text, Severity.MINOR) in shown.told

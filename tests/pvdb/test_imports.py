@@ -10,7 +10,7 @@ HEAVY = ("torch", "torchvision", "ptychi", "onnx", "onnxruntime", "openvino", "m
 
 def python(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

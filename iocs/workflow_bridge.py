@@ -1,0 +1,130 @@
+"""From the configuration to the bridge: where files and jobs of the workflow IOC go."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc_bridge.endpoints import Endpoints, Stoppable
+from hpc_bridge.function_provider import FunctionProvider
+from hpc_bridge.job_list import allowed_jobs
+from hpc_bridge.local_compute import COMPUTE_URL, LocalCompute
+from hpc_bridge.local_transfer import TRANSFER_URL, LocalTransfer
+from hpc_bridge.ports import Json
+from hpc_bridge.remote_files import FileReader, LocalFiles
+from hpc_bridge.site import Folder, Site
+from hpc_bridge.workers import WorkerSetup
+from iocs.config import Config
+from iocs.workflow_layout import Layout
+from phasing.errors import PhaselineError
+
+if TYPE_CHECKING:
+    from iocs.workflow_globus import RemoteFlows
+
+SCANS, REGISTRY = "scans", "registry"
+"""Names of collections of this machine; each root of what is computed is one more, by its own name."""
+RECONSTRUCT, TRAIN, REGISTER = "reconstruct", "train", "register"
+"""Names of the endpoints that jobs run on: a reconstruction never waits for a training round."""
+Register = Callable[[Json], Json]
+"""Takes in a round's model, in this process."""
+
+
+class SiteError(PhaselineError):
+    """A folder that nothing may be computed in; the text names the configuration's key."""
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """Where flows of this installation run.
+
+    providers: of the actions, by URL. site_at: the site whose computed files lie below a root; raises SiteError for one
+    that is not configured. files: reads what jobs write, over a network if `is_remote`. flows: runs whole flows
+    elsewhere; None where the IOC's own runner runs them.
+    """
+
+    providers: dict[str, Stoppable]
+    site_at: Callable[[Path], Site]
+    files: FileReader
+    is_remote: bool = False
+    flows: "RemoteFlows | None" = None
+
+    def stop(self) -> None:
+        """Stop every provider."""
+        for provider in self.providers.values():
+            provider.stop()
+
+
+def make_bridge(config: Config, layout: Layout, register: Register) -> Bridge:
+    """Build what the configuration asks for. Raises PhaselineError when it cannot be had."""
+    jobs = allowed_jobs(config.bridge.jobs)
+    if config.bridge.adapter == "globus":
+        from iocs.workflow_globus import globus_bridge
+
+        return globus_bridge(config, layout, jobs, lambda: registering(layout, register))
+    roots = Roots(config, layout, {name: name for name in (*jobs, REGISTER)})
+    transfer = LocalTransfer(roots.folders, layout.journal / "transfer.sqlite")
+    workers = _parsl_compute(config, layout, jobs) if config.bridge.adapter == "parsl" else _local(config, layout, jobs)
+    compute = Endpoints({RECONSTRUCT: workers, TRAIN: workers, REGISTER: registering(layout, register)})
+    return Bridge({TRANSFER_URL: transfer, COMPUTE_URL: compute}, roots.site, LocalFiles())
+
+
+def registering(layout: Layout, register: Register) -> FunctionProvider:
+    """The endpoint in this process that takes in models."""
+    return FunctionProvider({REGISTER: register}, layout.journal / "register.sqlite")
+
+
+class Roots:
+    """The folders of this machine that files may be copied between."""
+
+    def __init__(self, config: Config, layout: Layout, functions: Mapping[str, str]) -> None:
+        """`functions`: what jobs are called."""
+        self._allowed = tuple(path.resolve() for path in (config.root, *config.workflow.roots))
+        self._layout, self._functions = layout, functions
+        self.folders = {SCANS: layout.scans, REGISTRY: layout.registry, **{str(root): root for root in self._allowed}}
+
+    def site(self, root: Path) -> Site:
+        """The site below one of the roots. Raises SiteError."""
+        root = root.resolve()
+        holder = next((allowed for allowed in self._allowed if root.is_relative_to(allowed)), None)
+        if holder is None:
+            known = ", ".join(map(str, self._allowed))
+            raise SiteError(f"{root} is not below {known}: name it in workflow.roots")
+        whole = Folder(str(holder), "/", holder)
+        computed = whole.below(root.relative_to(holder).as_posix())
+        return Site(
+            root,
+            Folder(SCANS, "/", self._layout.scans),
+            computed.below("results"),
+            Folder(REGISTRY, "/", self._layout.registry),
+            computed.below("compute"),
+            endpoints={name: name for name in (RECONSTRUCT, TRAIN, REGISTER)},
+            functions=self._functions,
+        )
+
+
+def _local(config: Config, layout: Layout, jobs: Mapping[str, str]) -> LocalCompute:
+    settings = config.workflow
+    endpoints = {
+        RECONSTRUCT: WorkerSetup(settings.reconstruct_workers, settings.nice, settings.threads_per_worker),
+        TRAIN: WorkerSetup(1, settings.nice, settings.threads_per_worker, warm=("torch", "torch.onnx")),
+    }
+    limits_s = dict.fromkeys(jobs, settings.job_timeout_s)
+    return LocalCompute(jobs, endpoints, layout.journal / "compute.sqlite", limits_s=limits_s)
+
+
+def _parsl_compute(config: Config, layout: Layout, jobs: Mapping[str, str]) -> Stoppable:
+    from hpc_bridge.parsl_compute import ParslCompute
+    from hpc_bridge.parsl_settings import Blocks, ParslSettings
+
+    settings, parsl = config.workflow, config.bridge.parsl
+    endpoints = {name: Blocks(**getattr(parsl, name).model_dump()) for name in (RECONSTRUCT, TRAIN)}
+    made = ParslSettings(
+        provider=parsl.provider,
+        address=parsl.address,
+        heartbeat_s=parsl.heartbeat_s,
+        folder=layout.journal / "parsl",
+        niceness=settings.nice,
+        threads=settings.threads_per_worker,
+    )
+    limits_s = dict.fromkeys(jobs, settings.job_timeout_s)
+    return ParslCompute(jobs, endpoints, made, layout.journal / "compute.sqlite", limits_s=limits_s)

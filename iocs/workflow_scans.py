@@ -1,0 +1,116 @@
+"""Scans in the workflow IOC: checked as a whole, accepted once, queued as runs."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from hpc_bridge.documents import Submission, run_document
+from hpc_bridge.site import OutsideFolder
+from iocs.config import ReconstructSection
+from iocs.record import ActionFailed, Refused
+from iocs.scan_files import ScanFiles
+from iocs.server import IocServer
+from iocs.workflow_experiment import Experiment
+from iocs.workflow_layout import new_id
+from iocs.workflow_pictures import Pictures
+from iocs.workflow_runs import Runs
+from phasing.errors import PhaselineError
+from phasing.scanfile import Scan, read_scan
+from phasing.supplement import Supplement
+from pvdb import state_name
+from pvdb import workflow as pvs
+
+
+class Scans:
+    """The controls of `Scan:` and those of `Flow:` that take a scan."""
+
+    def __init__(
+        self,
+        ioc: IocServer,
+        settings: ReconstructSection,
+        files: ScanFiles,
+        experiment: Experiment,
+        runs: Runs,
+        pictures: Pictures,
+    ) -> None:
+        """Register the handlers."""
+        self._ioc, self._settings, self._files, self._experiment = ioc, settings, files, experiment
+        self._runs, self._pictures = runs, pictures
+        self._accepting = asyncio.Lock()
+        ioc.on_action(pvs.SUBMIT, self._submit)
+        ioc.on_action(pvs.RUN, self._run)
+
+    async def _submit(self) -> None:
+        await self.accept(Path(self._ioc.value(pvs.FILE)))
+
+    async def _run(self) -> None:
+        """Submit and wait until the run has ended and its reconstruction is shown; put 0 cancels it."""
+        run_id = await self.accept(Path(self._ioc.value(pvs.FILE)))
+        await self._runs.finish(run_id)
+        await self._pictures.shown()
+
+    def supplement(self, path: Path) -> Supplement:
+        """How a scan file is read now."""
+        value = self._ioc.value
+        return self._files.supplement(path, value(pvs.POSITION_FILE), value(pvs.MAX_MISSING))
+
+    async def accept(self, path: Path, *, once: bool = False, min_frames: int = 1) -> str:
+        """Check a scan file as a whole, queue its run and return the run's id.
+
+        `once`: a scan that had a run already, whatever became of it, gets no other; that run's id is returned.
+        Refused for a file that is in an open run already and for a scan with fewer frames, ActionFailed with the reason
+        for one that cannot be used.
+        """
+        async with self._accepting:
+            try:
+                path = path.resolve()
+                scan = await asyncio.to_thread(read_scan, path, self.supplement(path))
+                if once and (known := self._runs.of_scan(scan.scan_id)):
+                    return known
+                if scan.num_frames < min_frames:
+                    raise Refused(f"{scan.num_frames} frames are too few: {min_frames} are needed")
+                self._refuse_doubles(scan)
+                run_id = new_id(path.stem)
+                lineage = self._experiment.lineage_of(scan.geometry)
+                submission = Submission(path, scan.scan_id, lineage, scan.siblings, scan.supplement)
+                document = run_document(self._experiment.site, run_id, submission, self._retrieval_settings())
+                self._runs.submit("run", document, scan.scan_id, run_id)
+            except Refused:
+                raise
+            except OutsideFolder as error:
+                raise ActionFailed(f"{error}: set workflow.scans to where scans lie") from error
+            except PhaselineError as error:
+                raise ActionFailed(str(error)) from error
+        self._tell(scan, run_id, submission)
+        return run_id
+
+    def _refuse_doubles(self, scan: Scan) -> None:
+        for row in self._runs.open("run"):
+            if self._runs.document(row.run_id)["scan"]["file"] == str(scan.path):
+                raise Refused(f"{scan.path.name} is already in run {row.run_id}")
+
+    def _tell(self, scan: Scan, run_id: str, submission: Submission) -> None:
+        self._ioc.post(pvs.SCAN_ID, scan.scan_id)
+        self._ioc.post(pvs.LAST_ACCEPTED, str(scan.path))
+        self._ioc.post(pvs.POSITION_FILE, "")  # the next scan has another
+        text = f"{scan.path.name} accepted as run {run_id}, {scan.num_frames} frames"
+        if scan.num_left_out:
+            text += f" ({scan.num_left_out} more have no position)"
+        if submission.lineage != self._experiment.lineage:
+            different = ", ".join(scan.geometry.differences(self._experiment.geometry))
+            text += f"; not to be trained on, for its geometry is another: {different}"
+        self._ioc.tell(pvs.SCAN_MESSAGE, text)
+
+    def _retrieval_settings(self) -> dict[str, Any]:
+        value, settings = self._ioc.value, self._settings
+        engine = state_name(pvs.RECON_ENGINE, value(pvs.RECON_ENGINE))
+        return {
+            "engine": engine,
+            "num_gpus": settings.num_gpus if engine == "tike" else 1,
+            "num_epochs": value(pvs.NUM_EPOCHS),
+            "num_modes": value(pvs.NUM_MODES),
+            "batch_size": value(pvs.RECON_BATCH),
+            "defocus_m": settings.defocus_m,
+            "preview_every": settings.preview_every,
+            "seed": settings.seed,
+        }
