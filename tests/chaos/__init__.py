@@ -1,0 +1,1 @@
+"""A campaign of small scans while processes are killed at random; `python tests/chaos`."""
