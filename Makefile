@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install demo test lint types imports bench-edge clean
+.PHONY: install demo test lint types imports bench-edge bench-flow chaos clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[pva,cpu,hpc,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[pva,cpu,hpc,parsl,globus,test]'
 	touch $@
 
 demo: $(INSTALLED)
@@ -32,6 +32,14 @@ imports: $(INSTALLED)
 # Some twelve minutes, and worth something only while the machine does nothing else.
 bench-edge: $(INSTALLED)
 	$(BIN)/python -m benchmarks.edge
+
+# Two minutes.
+bench-flow: $(INSTALLED)
+	$(BIN)/python -m benchmarks.flow
+
+# Under ten minutes: 50 scans over three bridges while processes are killed; the last line is the verdict.
+chaos: $(INSTALLED)
+	$(BIN)/python tests/chaos
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info

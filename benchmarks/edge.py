@@ -1,24 +1,15 @@
 """All measurements of the edge in one run: `.venv/bin/python -m benchmarks.edge [--only KEY...]`."""
 
-import argparse
-import shutil
-import signal
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 from benchmarks import authors, engine, gpu, live, memory, receive, stitching, whole_edge
 from benchmarks.frames import NUM_FRAMES, NUM_LARGE, Material
-from benchmarks.processes import ROOT, BenchmarkError, Child, free_network, set_environment
-from benchmarks.report import Figure, machine, table, write
+from benchmarks.processes import Child
+from benchmarks.program import Measurements, program
+from benchmarks.report import Figure
 from iocs.config import Network
-from phasing.errors import PhaselineError
-
-RESULTS = ROOT / "benchmarks" / "results" / "edge.json"
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 
 class Session:
@@ -56,7 +47,7 @@ class Session:
             ours = authors.Ours(measured.rate_hz, measured.bare_median_hz, lambda: bare.frames_per_s(whole_edge.BARE_S))
             return authors.measure(self.material, self._folder / "authors", ours, guess_hz=self.finalists.reference_hz)
 
-    def measurements(self) -> dict[tuple[str, ...], Callable[[], list[Figure]]]:
+    def measurements(self) -> Measurements:
         """Which call gives which figures, in the order of the run."""
         folder, network = self._folder, self._network
         return {
@@ -78,49 +69,7 @@ class Session:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and write down a whole run; 1 when a figure could not be measured, 0 even if aims are missed."""
-    parser = argparse.ArgumentParser(prog="benchmarks.edge", description="Measure the edge.")
-    parser.add_argument("--only", nargs="+", metavar="KEY", help="these figures alone; printed, not written down")
-    parser.add_argument("--keep", type=Path, help="folder for logs and files of the run, which are removed otherwise")
-    options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends all blocks, and with them all children
-    network = free_network()
-    set_environment(network)
-    about = machine()
-    began_s = time.monotonic()
-    folder = options.keep or Path(tempfile.mkdtemp(prefix="phaseline-bench-"))
-    try:
-        figures, complete = run(Session(folder, network), options.only)
-    except KeyboardInterrupt:
-        print("interrupted; nothing is written", file=sys.stderr)
-        return 130
-    finally:
-        if options.keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
-    print(table(figures))
-    if options.only is None:
-        write(figures, about, results=RESULTS, document=DOCUMENT, seconds=time.monotonic() - began_s)
-        print(f"written: {RESULTS} and {DOCUMENT}")
-    return 0 if complete else 1
-
-
-def run(session: Session, only: list[str] | None) -> tuple[list[Figure], bool]:
-    """The figures, and whether all could be measured."""
-    figures, complete = [], True
-    for keys, measure in session.measurements().items():
-        if only is not None and not set(only) & set(keys):
-            continue
-        began_s = time.monotonic()
-        try:
-            found = measure()
-        except (BenchmarkError, PhaselineError) as error:
-            found = [Figure(key, None, "", note=f"not measured: {str(error).splitlines()[0]}") for key in keys]
-            complete = False
-            print(error, file=sys.stderr)
-        for figure in found:
-            value = figure.note if figure.value is None else f"{figure.value:.4g} {figure.unit}"
-            print(f"{figure.key}: {value} ({time.monotonic() - began_s:.0f} s)", flush=True)
-        figures += found
-    return figures, complete
+    return program(arguments, "edge", lambda folder, network: Session(folder, network).measurements())
 
 
 if __name__ == "__main__":

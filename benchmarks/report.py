@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- written by make bench-edge: begin -->", "<!-- end -->"
+END = "<!-- end -->"
 _PACKAGES = ("numpy", "onnxruntime", "openvino", "torch", "tensorrt", "pvapy", "p4p", "caproto")
 
 
@@ -99,8 +99,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(figures: list[Figure], about: dict[str, Any], *, results: Path, document: Path, seconds: float) -> None:
-    """Write the JSON file and the table in the document."""
+def beginning(command: str) -> str:
+    """The line of the document after which a command's table stands."""
+    return f"<!-- written by {command}: begin -->"
+
+
+def write(
+    figures: list[Figure], about: dict[str, Any], *, command: str, results: Path, document: Path, seconds: float
+) -> None:
+    """Write the JSON file and the table in the document, where that has the place of the `command`."""
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     content = {
         "measured": when,
@@ -111,9 +118,10 @@ def write(figures: list[Figure], about: dict[str, Any], *, results: Path, docume
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(json.dumps(content, indent=1) + "\n")
     text = document.read_text()
-    head, _, rest = text.partition(BEGIN)
+    begin = beginning(command)
+    head, _, rest = text.partition(begin)
     tail = rest.partition(END)[2]
-    document.write_text(f"{head}{BEGIN}\n{_caption(when, about)}\n\n{table(figures)}\n{END}{tail}")
+    document.write_text(f"{head}{begin}\n{_caption(when, about)}\n\n{table(figures)}\n{END}{tail}")
 
 
 def table(figures: list[Figure]) -> str:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from benchmarks.report import BEGIN, END, Figure, at_least, at_most, machine, table, under, write
+from benchmarks.report import END, Figure, at_least, at_most, beginning, machine, table, under, write
 
 FIGURES = [
     Figure("fast", 1.75, "", at_least(1.7), (1.5, 1.9)),
@@ -27,9 +27,9 @@ def test_the_table_names_value_spread_aim_and_verdict():
 @pytest.mark.parametrize("times", [1, 2])
 def test_the_document_keeps_its_prose_however_often_the_table_is_written(tmp_path, times):
     document, results = tmp_path / "benchmarks.md", tmp_path / "results" / "edge.json"
-    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    document.write_text(f"before\n{beginning('make bench-x')}\nold\n{END}\nafter\n")
     for _ in range(times):
-        write(FIGURES, machine(), results=results, document=document, seconds=1.0)
+        write(FIGURES, machine(), results=results, command="make bench-x", document=document, seconds=1.0)
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith(f"{END}\nafter\n")
     assert text.count("`fast`") == 1 and "old" not in text
