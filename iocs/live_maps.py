@@ -27,8 +27,11 @@ KEPT_MAPS = 64
 """The latest maps that are kept."""
 KEPT_BYTES = 2 * 10**9
 """What they may take on the disk, all together."""
-REST_S = 2.0
-"""A map that nothing was added to for so long is kept, for it may be the last of its scan."""
+REST_S = 0.5
+"""A map that nothing was added to for so long is kept, for it may be the last of its scan: well before a small scan is
+reconstructed."""
+REST = 20.0
+"""Times what it cost to keep a map that the next one rests at least: a slow scan of a large map writes little."""
 AGAIN_S = 60.0
 """How much later a map is tried again that the disk did not take."""
 MAY_GROW = 3
@@ -103,7 +106,7 @@ class _Watched:
 class MapKeeper:
     """Has every map kept that rests, again when it grew after that, and in the end.
 
-    `follow` is of any thread, the rest of one.
+    An incomplete replay does not replace a fuller map of its scan. `follow` is of any thread, the rest of one.
     """
 
     def __init__(self, files: MapFiles, note: Callable[[Note], None]) -> None:
@@ -111,6 +114,7 @@ class MapKeeper:
         self._files, self._note = files, note
         self._begun: SimpleQueue[Growing] = SimpleQueue()
         self._watched: list[_Watched] = []
+        self._rest_s = REST_S
 
     def follow(self, growing: Growing) -> None:
         """Look after a map that begins; one whose scan has no id is nobody's."""
@@ -124,8 +128,8 @@ class MapKeeper:
         for one in self._watched:
             if one.growing.added != one.seen:
                 one.seen, one.since_s = one.growing.added, now_s
-            elif one.seen != one.kept and now_s - one.since_s >= REST_S:
-                self._keep(one, now_s)
+            elif one.seen != one.kept and now_s - one.since_s >= self._rest_s:
+                self._keep(one)
         aside = len(self._watched) - MAY_GROW
         self._watched = [one for number, one in enumerate(self._watched) if number >= aside or one.kept != one.seen]
 
@@ -135,20 +139,23 @@ class MapKeeper:
         for one in self._watched:
             one.seen = one.growing.added
             if one.seen != one.kept:
-                self._keep(one, time.monotonic())
+                self._keep(one)
 
     def _take_up(self) -> None:
         while not self._begun.empty():
             self._watched.append(_Watched(self._begun.get()))
 
-    def _keep(self, one: _Watched, now_s: float) -> None:
+    def _keep(self, one: _Watched) -> None:
+        began_s = time.monotonic()
         found = one.growing.map()
+        fuller = any(other.kept > one.seen for other in self._watched if other.growing.scan_id == one.growing.scan_id)
         try:
-            if found is not None:
+            if found is not None and not fuller:
                 self._files.keep(one.growing.scan_id, found)
+                self._rest_s = max(REST_S, REST * (time.monotonic() - began_s))
             one.kept = one.seen
         except OSError as error:
-            one.since_s = now_s + AGAIN_S
+            one.since_s = began_s + AGAIN_S
             text = f"the live map of {one.growing.scan_id} is not kept: {error.strerror or error}"
             self._note(Note(text, Severity.MINOR))
 

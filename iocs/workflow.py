@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 from hpc_bridge.journal import RunRow, RunStatus
 from hpc_bridge.mailbox import Mailbox
 from hpc_bridge.runner import FlowRunner
 from iocs import workflow_disk
+from iocs.background import kept_up
 from iocs.config import Config
 from iocs.live_maps import fetch_map
 from iocs.record import Refused
@@ -114,7 +115,7 @@ class Workflow:
         self._table.show()
         self._rounds.resume()
         tasks = [asyncio.create_task(self._every(period_s, step)) for period_s, step in self._periodic()]
-        tasks += [asyncio.create_task(served.serve()) for served in (self._mail, self._auto, self._tidying)]
+        tasks += [asyncio.create_task(kept_up(serve, failed)) for serve, failed in self._background()]
         try:
             await self._ioc.serve(ready)
         finally:
@@ -122,6 +123,15 @@ class Workflow:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(self._stop)
+
+    def _background(self) -> Iterator[tuple[Callable[[], Awaitable[None]], Callable[[str], None]]]:
+        """What is served beside the PVs, and who tells when it fails."""
+        for served, message in (
+            (self._mail, pvs.MODEL_MESSAGE),
+            (self._auto, pvs.SCAN_MESSAGE),
+            (self._tidying, pvs.TRANSFER_MESSAGE),
+        ):
+            yield served.serve, partial(self._ioc.tell, message, severity=Severity.MAJOR)
 
     def _stop(self) -> None:
         self._trigger.close()

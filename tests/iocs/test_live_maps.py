@@ -2,6 +2,7 @@
 
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import harness  # noqa: F401  it gives the tests ports of their own
@@ -98,6 +99,42 @@ def test_a_map_is_kept_when_it_rests_and_again_when_it_grew(tmp_path: Path, monk
     keeper.close()
     assert same(files.find("two"), made(6.0))
     assert len(list(tmp_path.iterdir())) == 2 and not notes
+
+
+def test_an_incomplete_replay_takes_no_place_of_a_fuller_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, files = Clock(monkeypatch), MapFiles(tmp_path)
+    keeper, scan, replay = MapKeeper(files, lambda note: None), Map("one"), Map("one")
+
+    def rest() -> None:
+        keeper.look()
+        clock.now_s += live_maps.REST_S
+        keeper.look()
+
+    keeper.follow(scan)
+    scan.added = 9
+    rest()
+    keeper.follow(replay)
+    for replay.added, shown in ((5, 9.0), (8, 9.0), (9, 9.0), (10, 10.0)):
+        rest()
+        assert same(files.find("one"), made(shown))
+
+
+def test_keeping_what_is_slow_to_keep_takes_little_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, files, kept = Clock(monkeypatch), MapFiles(tmp_path), list[float]()
+
+    def keep(scan_id: str, found: StitchedMap) -> None:
+        kept.append(clock.now_s)
+        clock.now_s += 3.0
+
+    monkeypatch.setattr(files, "keep", keep)
+    keeper, growing = MapKeeper(files, lambda note: None), Map("one")
+    keeper.follow(growing)
+    while len(kept) < 3:
+        growing.added += 1 if growing.added == len(kept) else 0
+        keeper.look()
+        clock.now_s += 0.25
+    assert kept[0] < 101.0, "nothing was slow yet"
+    assert all(later - former >= live_maps.REST * 3.0 for former, later in pairwise(kept))
 
 
 def test_maps_that_are_over_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
