@@ -1,9 +1,7 @@
 """From the configuration to the bridge: where files and jobs of the workflow IOC go."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hpc_bridge.endpoints import Endpoints, Stoppable
 from hpc_bridge.function_provider import FunctionProvider
@@ -11,47 +9,17 @@ from hpc_bridge.job_list import allowed_jobs
 from hpc_bridge.local_compute import COMPUTE_URL, LocalCompute
 from hpc_bridge.local_transfer import TRANSFER_URL, LocalTransfer
 from hpc_bridge.ports import Json
-from hpc_bridge.remote_files import FileReader, LocalFiles
+from hpc_bridge.remote_files import LocalFiles
 from hpc_bridge.site import Folder, Site
 from hpc_bridge.workers import WorkerSetup
+from iocs.bridge import RECONSTRUCT, REGISTER, TRAIN, Bridge, SiteError
 from iocs.config import Config
 from iocs.workflow_layout import Layout
-from phasing.errors import PhaselineError
-
-if TYPE_CHECKING:
-    from iocs.workflow_globus import RemoteFlows
 
 SCANS, REGISTRY = "scans", "registry"
 """Names of collections of this machine; each root of what is computed is one more, by its own name."""
-RECONSTRUCT, TRAIN, REGISTER = "reconstruct", "train", "register"
-"""Names of the endpoints that jobs run on: a reconstruction never waits for a training round."""
 Register = Callable[[Json], Json]
 """Takes in a round's model, in this process."""
-
-
-class SiteError(PhaselineError):
-    """A folder that nothing may be computed in; the text names the configuration's key."""
-
-
-@dataclass(frozen=True)
-class Bridge:
-    """Where flows of this installation run.
-
-    providers: of the actions, by URL. site_at: the site whose computed files lie below a root; raises SiteError for one
-    that is not configured. files: reads what jobs write, over a network if `is_remote`. flows: runs whole flows
-    elsewhere; None where the IOC's own runner runs them.
-    """
-
-    providers: dict[str, Stoppable]
-    site_at: Callable[[Path], Site]
-    files: FileReader
-    is_remote: bool = False
-    flows: "RemoteFlows | None" = None
-
-    def stop(self) -> None:
-        """Stop every provider."""
-        for provider in self.providers.values():
-            provider.stop()
 
 
 def make_bridge(config: Config, layout: Layout, register: Register) -> Bridge:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hpc_bridge.site import Site
+from iocs.bridge import Bridge
 from iocs.config import Config
 from iocs.record import Refused
 from iocs.server import IocServer
-from iocs.workflow_bridge import Bridge
 from iocs.workflow_kept import KeptSetpoints
 from iocs.workflow_runs import Runs
 from phasing.card import lineage_key

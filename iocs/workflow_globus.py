@@ -21,8 +21,8 @@ from hpc_bridge.local_transfer import TRANSFER_URL
 from hpc_bridge.ports import Json
 from hpc_bridge.remote_files import FileReader
 from hpc_bridge.site import Folder, Site
+from iocs.bridge import RECONSTRUCT, REGISTER, TRAIN, Bridge, SiteError
 from iocs.config import Config
-from iocs.workflow_bridge import RECONSTRUCT, REGISTER, TRAIN, Bridge, SiteError
 from iocs.workflow_layout import Layout
 
 REGISTER_JOB = "hpc_bridge.mailbox:register"

@@ -2,16 +2,13 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hpc_bridge.definition import deployable
 from hpc_bridge.journal import RunRow, RunStatus
 from hpc_bridge.ports import Json
 from hpc_bridge.runner import FlowRunner
+from iocs.bridge import Elsewhere
 from iocs.record import ActionFailed
-
-if TYPE_CHECKING:
-    from iocs.workflow_globus import RemoteFlows
 
 
 def runs_elsewhere(document: Json) -> bool:
@@ -28,7 +25,7 @@ class Runs:
         stopping: asyncio.Event,
         *,
         run_flow: Path | None = None,
-        elsewhere: "RemoteFlows | None" = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """`stopping` is set while the IOC ends: its runs then stay open, and the next start goes on with them.
 

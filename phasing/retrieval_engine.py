@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from phasing.retrieve import RetrieveSettings
+    from phasing.retrieve_settings import RetrieveSettings
     from phasing.scanfile import Scan
 
 

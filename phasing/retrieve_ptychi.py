@@ -19,7 +19,7 @@ from phasing.reconstruction import illumination, probe_intensity
 from phasing.retrieval_engine import Problem, Solver
 
 if TYPE_CHECKING:
-    from phasing.retrieve import RetrieveSettings
+    from phasing.retrieve_settings import RetrieveSettings
 
 
 @contextmanager
