@@ -36,13 +36,21 @@ _KEPT_PREVIEWS = 2
 
 
 def reconstruct(
-    *, scan_file: str, output: str, progress: str | None = None, supplement: Json | None = None, **settings: Any
+    *,
+    scan_file: str,
+    output: str,
+    progress: str | None = None,
+    supplement: Json | None = None,
+    former: str | None = None,
+    **settings: Any,
 ) -> Json:
     """Retrieve the phase of a scan file into ``output`` (HDF5); ``settings`` are RetrieveSettings' fields.
 
     ``supplement``: what phasing.supplement.Supplement.to_json gives, how to read scan files of the beamline's own.
+    ``former``: a file that an earlier call wrote, to start from.
     Previews of the object's phase, (H, W) float32 rad, appear beside ``output`` as .npy files; a line names each.
     """
+    from phasing.reconstruction import Reconstruction
     from phasing.retrieve import RetrieveSettings, retrieve
 
     begun_s = time.monotonic()
@@ -54,7 +62,8 @@ def reconstruct(
         target.parent.mkdir(parents=True, exist_ok=True)
         for old in _previews(target):  # of an attempt that was killed
             old.unlink()
-        result = retrieve(scan, chosen, partial(_report_retrieval, writer, target))
+        start = Reconstruction.load(_path("former", former)) if former else None
+        result = retrieve(scan, chosen, partial(_report_retrieval, writer, target), former=start)
         result.save(target)
         writer.write("ended", job="reconstruct")
     return {

@@ -40,6 +40,12 @@ class ParslCompute(JobProvider[ParslTask]):
         job = asked["function_id"]
         return ParslTask(name, endpoint, self._jobs[job], asked.get("kwargs", {}), self._limits_s.get(job), ended)
 
+    def progress(self, action_id: str) -> Json:
+        """Return how many tasks have ended, and why none can begin, where the scheduler refuses to give out nodes."""
+        call = self._calls.get(action_id)
+        refusal = self._kernel.refusal(call.tasks[0].endpoint) if call and call.tasks else ""
+        return super().progress(action_id) | ({"description": f"no workers: {refusal}"} if refusal else {})
+
     def put(self, endpoint: str, task: ParslTask) -> None:
         """Queue a task."""
         self._kernel.put(task)

@@ -26,6 +26,8 @@ WATCH_S = 0.5
 RESTART_S = 5.0
 CLEANUP_S = 15.0
 ANSWER_S = 10
+ASK_SCHEDULER_S = 10
+"""How often a scheduler may be asked for a block: one that refuses is asked again."""
 CONTROL = "control"
 
 
@@ -69,7 +71,8 @@ class Kernel:
         self._open: set[ParslTask] = set()
         self._stopping = threading.Event()
         self._flow: Any = None
-        self._stalls = {name: Stalls(self._control) for name in self._endpoints}
+        self._stalls = {name: Stalls(self._control, settings.stall_s) for name in self._endpoints}
+        self._refusals = dict.fromkeys(self._endpoints, "")
         self._thread = threading.Thread(target=self._work, name="parsl", daemon=True)
         self._thread.start()
 
@@ -91,6 +94,10 @@ class Kernel:
         task.cancelled = True
         self._file(task, "stop").touch()
         task.end(None, Cancelled("the task was cancelled"))
+
+    def refusal(self, endpoint: str) -> str:
+        """What the scheduler said when it gave out no block for an endpoint; empty while there is one, or none yet."""
+        return self._refusals[endpoint]
 
     def stop(self) -> None:
         """End all tasks and blocks, and join the thread."""
@@ -120,6 +127,7 @@ class Kernel:
                 self._lose(f"the interchange of {dead} died")
                 return
             self._end_stalled()
+            self._refusals = {name: _refusal(self._flow.executors[name]) for name in self._endpoints}
             try:
                 self._submit(self._tasks.get(timeout=WATCH_S))
             except queue.Empty:
@@ -198,6 +206,16 @@ def _managers(found: Any) -> list[dict[str, Any]]:
     return list(found.command_client.run("MANAGERS", timeout_s=ANSWER_S))
 
 
+def _refusal(found: Any) -> str:
+    """Why the last block of an executor did not come into being; empty while there is another."""
+    from parsl.jobs.states import JobState
+
+    blocks = list(found.status_facade.values())
+    if not blocks or any(block.state in (JobState.PENDING, JobState.RUNNING) for block in blocks):
+        return ""
+    return " ".join((blocks[-1].message or "").split())[:500]
+
+
 def _end_blocks(found: Any) -> None:
     """End the blocks of an executor by its scheduler, without its interchange."""
     try:
@@ -222,7 +240,7 @@ def _started(settings: ParslSettings, endpoints: Mapping[str, Blocks], lease: Pa
             executors=[executor(name, blocks, settings, lease) for name, blocks in endpoints.items()],
             run_dir=str(settings.folder),
             strategy="simple",
-            strategy_period=1,
+            strategy_period=1 if settings.provider == "local" else ASK_SCHEDULER_S,
             max_idletime=86_400.0,
             retries=0,
             usage_tracking=0,

@@ -19,7 +19,8 @@ class Section(BaseModel):
 class ParslEndpoint(Section):
     """Workers of one endpoint in the blocks of a scheduler; queue, account and cores_per_node as the cluster has them.
 
-    worker_init: shell lines that make phaseline importable in a job, such as `source .../activate`.
+    gpus_per_node: shared out evenly among the workers of a node. worker_init: shell lines that make phaseline
+    importable in a job, such as `source .../activate`.
     """
 
     workers_per_node: Count = 1
@@ -30,19 +31,32 @@ class ParslEndpoint(Section):
     queue: str | None = None
     account: str | None = None
     cores_per_node: Count | None = None
+    gpus_per_node: Count | None = None
     scheduler_options: str = ""
     worker_init: str = ""
+
+    @model_validator(mode="after")
+    def _gpus_go_round(self) -> Self:
+        if self.gpus_per_node is not None and self.gpus_per_node % self.workers_per_node:
+            raise ValueError(f"workers_per_node = {self.workers_per_node} cannot share gpus_per_node evenly")
+        return self
 
 
 class ParslSection(Section):
     """Jobs by Parsl's HighThroughputExecutor on one cluster that sees this computer's files.
 
     address: by which workers reach this computer. heartbeat_s: after three times this without a word a manager is lost.
+    stall_s: a manager that begins none of its tasks for so long is ended; workers take less for their first import.
+    mpi_bind, mpi_options: options of the mpiexec by which PBS blocks of several nodes begin; the first is the one that
+    takes `none`, such as --bind-to or --cpu-bind.
     """
 
     provider: Literal["local", "pbspro", "slurm"] = "local"
     address: str = "127.0.0.1"
     heartbeat_s: Positive = 5.0
+    stall_s: Positive = 30.0
+    mpi_bind: str = "--bind-to"
+    mpi_options: str = ""
     reconstruct: ParslEndpoint = ParslEndpoint()
     train: ParslEndpoint = ParslEndpoint()
 

@@ -58,6 +58,15 @@ class Runs:
         rows = self.runner.snapshot()
         return next((row.run_id for row in rows if row.kind == "run" and row.label == scan_id), "")
 
+    def reconstruction(self, run_id: str) -> str:
+        """What the compute side calls the reconstruction of a run. Raises ActionFailed where there is none."""
+        rows = (row for row in self.runner.snapshot() if row.run_id == run_id and row.kind == "run")
+        row = next(rows, None)
+        if row is None or row.status is not RunStatus.SUCCEEDED:
+            status = "there is no such run" if row is None else f"it is {row.status.lower()}"
+            raise ActionFailed(f"no scan can start from {run_id}: {status}")
+        return str(self.document(run_id)["reconstruct"]["output"])
+
     def to_retry(self) -> list[RunRow]:
         """Failed runs and rounds that nothing newer stands for, oldest first.
 

@@ -92,7 +92,8 @@ class Scans:
     def _tell(self, scan: Scan, run_id: str, submission: Submission) -> None:
         self._ioc.post(pvs.SCAN_ID, scan.scan_id)
         self._ioc.post(pvs.LAST_ACCEPTED, str(scan.path))
-        self._ioc.post(pvs.POSITION_FILE, "")  # the next scan has another
+        for pv in (pvs.POSITION_FILE, pvs.FORMER_RUN):  # the next scan has another
+            self._ioc.post(pv, "")
         text = f"{scan.path.name} accepted as run {run_id}, {scan.num_frames} frames"
         if scan.num_left_out:
             text += f" ({scan.num_left_out} more have no position)"
@@ -104,6 +105,7 @@ class Scans:
     def _retrieval_settings(self) -> dict[str, Any]:
         value, settings = self._ioc.value, self._settings
         engine = state_name(pvs.RECON_ENGINE, value(pvs.RECON_ENGINE))
+        former = self._runs.reconstruction(value(pvs.FORMER_RUN)) if value(pvs.FORMER_RUN) else None
         return {
             "engine": engine,
             "num_gpus": settings.num_gpus if engine == "tike" else 1,
@@ -113,4 +115,5 @@ class Scans:
             "defocus_m": settings.defocus_m,
             "preview_every": settings.preview_every,
             "seed": settings.seed,
+            **({"former": former} if former else {}),
         }

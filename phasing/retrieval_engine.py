@@ -18,15 +18,15 @@ class Problem:
     """A scan to reconstruct, with everything that does not depend on the engine.
 
     counts: (N, n, n) float32, prepared, zero frequency at [n // 2, n // 2]. probe: the first guess, (M, n, n)
-    complex64, with the photons of a frame by an orthonormal Fourier transform. shape: (H, W) of the object. index:
-    (N, 2) float64, where pixel [n // 2, n // 2] of each frame's patch lies in the object, in pixels.
+    complex64, with the photons of a frame by an orthonormal Fourier transform. object: the first guess of it, (H, W)
+    complex64. index: (N, 2) float64, where pixel [n // 2, n // 2] of each frame's patch lies in the object, in pixels.
     """
 
     scan: Scan
     settings: RetrieveSettings
     counts: NDArray[np.float32]
     probe: NDArray[np.complex64]
-    shape: tuple[int, int]
+    object: NDArray[np.complex64]
     index: NDArray[np.float64]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from phasing.errors import RetrievalError
 from phasing.geometry import Geometry
-from phasing.initial import initial_probe
+from phasing.initial import initial_object, initial_probe
 from phasing.reconstruction import Reconstruction, flatten, illumination, probe_intensity
 from phasing.retrieval_engine import Problem, Solver
 from phasing.retrieve_settings import ENGINES, RetrieveSettings
@@ -54,20 +54,24 @@ def retrieve(
     settings: RetrieveSettings,
     report: Callable[[EpochReport], None],
     cancelled: Callable[[], bool] | None = None,
+    *,
+    former: Reconstruction | None = None,
 ) -> Reconstruction:
     """Reconstruct a scan; on a CPU deterministic for a seed.
 
-    report: called after every epoch. cancelled: asked before every epoch.
-    Raises RetrievalError when the scan is empty, the engine cannot work here or the result is not finite,
+    report: called after every epoch. cancelled: asked before every epoch. former: a reconstruction to start from, of
+    the same place on the sample with the same optics. Raises RetrievalError when it does not fit, the scan is empty,
+    the engine cannot work here or the result is not finite,
     RetrievalCancelled, and MissingExtra when the engine is not installed.
     """
     counts = scan.prepared()
     if not counts.any():
         raise RetrievalError(f"scan {scan.scan_id} holds no counts")
-    probe = initial_probe(scan, counts, settings.defocus_m, settings.num_modes, settings.seed)
+    probe = initial_probe(scan, counts, settings.defocus_m, settings.num_modes, settings.seed, former)
     shape, origin_m, index = _object_grid(scan.position_m, scan.geometry)
     illuminated = illumination(shape, probe_intensity(probe), index)
-    problem = Problem(scan, settings, counts, probe, shape, index)
+    guess = initial_object(shape, origin_m, scan.geometry, former)
+    problem = Problem(scan, settings, counts, probe, guess, index)
     with importlib.import_module(ENGINES[settings.engine]).solver(problem) as solver:
         errors = _epochs(solver, settings, illuminated, report, cancelled or (lambda: False))
         transmission, probe = solver.object(), solver.probe()

@@ -35,7 +35,7 @@ def solver(problem: Problem) -> Iterator[Solver]:
         PtychographyTask(
             _options(geometry, problem.settings, _object_step(problem)),
             diffraction_data=problem.counts,
-            object_data=np.ones((1, *problem.shape), np.complex64),
+            object_data=problem.object[None],
             probe_data=problem.probe[None] / geometry.frame_px,
             probe_position_y_px=problem.index[:, 0],
             probe_position_x_px=problem.index[:, 1],
@@ -89,7 +89,7 @@ def _object_step(problem: Problem) -> float:
     alpha = problem.settings.object_alpha
     wanted = intensity / ((1 - alpha) * intensity + alpha * intensity.max())
     share = min(1.0, problem.settings.batch_size / len(problem.index))
-    overlap = illumination(problem.shape, wanted, problem.index).max() * share
+    overlap = illumination(problem.object.shape, wanted, problem.index).max() * share
     return float(1.0 / max(1.0, overlap))
 
 

@@ -68,7 +68,7 @@ def _parameters(ptycho: Any, problem: Problem) -> Any:
     n = problem.counts.shape[-1]
     return ptycho.PtychoParameters(
         probe=problem.probe[None, None],
-        psi=np.ones((1, *problem.shape), np.complex64),
+        psi=problem.object[None],
         # Ours: where pixel n // 2 of a patch lies. tike's: where its first pixel does.
         scan=(problem.index - n // 2).astype(np.float32),
         algorithm_options=ptycho.RpieOptions(

@@ -71,6 +71,7 @@ RECON_ENGINE = _recon.state("Engine", "Phase retrieval engine", ("ptychi", "tike
 NUM_EPOCHS = _recon.integer("NumEpochs", "Epochs of a reconstruction", initial=30, limits=(1, 10_000), setpoint=True)
 NUM_MODES = _recon.integer("NumModes", "Incoherent probe modes", initial=1, limits=(1, 32), setpoint=True)
 RECON_BATCH = _recon.integer("Batch", "Frames in an update", initial=40, limits=(1, 100_000), setpoint=True)
+FORMER_RUN = _recon.text("StartFrom", "Run that the next scan starts from", max_length=80, setpoint=True)
 MAX_RECONSTRUCTIONS = _recon.integer(
     "MaxActive", "Reconstructions at once", initial=1, limits=(0, 10_000), setpoint=True
 )

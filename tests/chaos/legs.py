@@ -68,7 +68,10 @@ class Leg:
         trigger = f"{self.prefix}Ended"
         self._trigger = Trigger(trigger)
         self._emulator: Process | None = None
-        bridge = {"local": "", "parsl": '[bridge]\nadapter = "parsl"\n[bridge.parsl]\nheartbeat_s = 1.0\n'}
+        bridge = {
+            "local": "",
+            "parsl": '[bridge]\nadapter = "parsl"\n[bridge.parsl]\nheartbeat_s = 1.0\nstall_s = 10.0\n',
+        }
         text = bridge[plan.bridge] if plan.bridge in bridge else self._globus()
         self.config = write_config(folder, self.prefix, SETTINGS.format(trigger=trigger) + text)
         self.workflow = start_ioc("workflow", self.config)

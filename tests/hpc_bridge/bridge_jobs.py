@@ -14,13 +14,14 @@ def note(*, log: str, tag: str, value: int = 0) -> dict[str, object]:
 
 def wait(*, log: str, tag: str, pipe: str) -> dict[str, object]:
     """Append one line and wait until somebody writes one into the pipe."""
-    _append(log, f"{tag} {os.getpid()}")
+    _append(log, f"{tag} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}")
     with Path(pipe).open() as reader:
         return {"heard": reader.readline().strip()}
 
 
 def pid() -> dict[str, object]:
-    return {"pid": os.getpid(), "niceness": os.nice(0), "threads": os.environ.get("OMP_NUM_THREADS")}
+    environment = {"threads": os.environ.get("OMP_NUM_THREADS"), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    return {"pid": os.getpid(), "niceness": os.nice(0), **environment}
 
 
 def kill_itself() -> dict[str, object]:

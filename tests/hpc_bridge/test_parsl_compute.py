@@ -162,7 +162,7 @@ def test_a_killed_manager_loses_its_tasks_and_another_takes_its_place(cluster, w
 
 def test_a_manager_that_lives_by_half_is_ended_and_replaced(cluster, monkeypatch):
     """Its helper process is killed: it goes on saying that it lives, and begins nothing."""
-    monkeypatch.setattr("hpc_bridge.parsl_stalls.STALL_S", 8.0)
+    monkeypatch.setattr(cluster.provider._kernel._stalls["one"], "_stall_s", 8.0)
     cluster.output(cluster.run("pid"))
     (guard,) = guards(cluster.folder)
     (manager,) = children(guard)

@@ -9,8 +9,7 @@ from hpc_bridge.parsl_stalls import Stalls
 @pytest.fixture
 def stalls(tmp_path, monkeypatch):
     monkeypatch.setattr(parsl_stalls, "ASK_S", -1.0)
-    monkeypatch.setattr(parsl_stalls, "STALL_S", -1.0)
-    return Stalls(tmp_path)
+    return Stalls(tmp_path, stall_s=-1.0)
 
 
 def managers(**tasks):
@@ -25,8 +24,7 @@ def test_a_block_that_holds_more_than_it_has_begun_is_stalled(stalls, tmp_path):
     assert stalls.look(["a", "b"], managers(x=1, y=1)) == []
 
 
-def test_a_block_has_time_to_begin(stalls, monkeypatch):
-    monkeypatch.setattr(parsl_stalls, "STALL_S", 600.0)
-    assert stalls.look(["a"], managers(x=1)) == []
-    monkeypatch.setattr(parsl_stalls, "STALL_S", -1.0)
+def test_a_block_has_time_to_begin(stalls, tmp_path):
+    patient = Stalls(tmp_path, stall_s=600.0)
+    assert patient.look(["a"], managers(x=1)) == []
     assert stalls.look(["a"], managers(x=1)) == ["x"]

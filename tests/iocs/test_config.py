@@ -16,6 +16,7 @@ WRONG = [
     ({"network": {"ca_port": 65_535}}, ["network.ca_port: "]),
     ({"network": {"pva_port": 80}}, ["network.pva_port: ", "1024"]),
     ({"network": 5}, ["network: "]),
+    ({"bridge": {"parsl": {"train": {"workers_per_node": 3, "gpus_per_node": 4}}}}, ["bridge.parsl.train", "evenly"]),
     ({"edge": {"engine": "abacus"}}, ["edge.engine: ", "'onnxruntime'", "'abacus'"]),
     ({"train": {"num_epochs": 0}}, ["train.num_epochs: "]),
     ({"train": {"learning_rate_min": 1e-3}}, ["train: learning_rate_min is not below learning_rate_max"]),

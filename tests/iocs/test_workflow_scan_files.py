@@ -15,6 +15,7 @@ from benchmarks.plain_files import ATTRIBUTES, DATA, write_mda, write_plain
 from iocs.client import ClientError
 from phasing.geometry import Geometry
 from phasing.pairs import load_pairs
+from phasing.reconstruction import Reconstruction
 from phasing.simulate import SimulatedScan, spiral
 from pvdb import Pv
 from pvdb import workflow as pvs
@@ -132,3 +133,23 @@ def test_files_that_belong_to_a_scan_are_none_when_it_catches_up(tmp_path: Path)
         workplace.until(lambda: workplace.client.value(pvs.LAST_ACCEPTED) == str(path), "the scan is accepted")
         workplace.until(lambda: workplace.client.value(pvs.WAITING_SCANS) == 0, "nothing is left to look at")
         assert len(workplace.client.get(pvs.FLOW_TABLE)["run"]) == 1
+
+
+def test_a_scan_starts_from_the_reconstruction_of_a_former_run(workplace: Workplace) -> None:
+    client, path = workplace.client, write_linked(workplace.scans, "linked")
+    client.put(pvs.FORMER_RUN, "linked-0000")
+    with pytest.raises(ClientError, match="no scan can start from linked-0000: there is no such run"):
+        workplace.put(pvs.SUBMIT, path, write_positions(workplace.scans / "linked.mda"))
+    client.put(pvs.FORMER_RUN, "")
+    client.put(pvs.NUM_EPOCHS, 8)
+    workplace.put(pvs.RUN, path)
+    (first,) = client.get(pvs.FLOW_TABLE)["run"]
+    client.put(pvs.FORMER_RUN, first)
+    workplace.put(pvs.RUN, path, write_positions(workplace.scans / "linked.mda"))
+    assert client.get(pvs.FORMER_RUN) == "", "the next scan starts anew"
+    second = client.get(pvs.FLOW_TABLE)["run"][0]
+    errors = [
+        Reconstruction.load(next(workplace.computed.rglob(f"results/**/{run}.h5"))).error_history
+        for run in (first, second)
+    ]
+    assert errors[1][0] < errors[0][-1] < errors[0][0]

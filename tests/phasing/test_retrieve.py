@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from phasing.compare import map_correlation
 from phasing.convert import tike_to_scan
 from phasing.errors import RetrievalError
-from phasing.initial import initial_probe, propagate, valid_pixels
+from phasing.initial import initial_object, initial_probe, propagate, valid_pixels
 from phasing.reconstruction import flatten
 from phasing.retrieve import EpochReport, Reconstruction, RetrievalCancelled, RetrieveSettings, retrieve
 from phasing.scanfile import Scan, ScanWriter, read_scan
@@ -77,6 +77,43 @@ def test_torch_is_left_as_it_was(scan: Scan, settings: RetrieveSettings, cancell
 def test_several_probe_modes(scan: Scan, settings: RetrieveSettings) -> None:
     result = retrieve(scan, replace(settings, num_epochs=2, num_modes=2), lambda report: None)
     assert result.probe.shape == (2, 64, 64)
+
+
+def test_goes_on_from_a_former_reconstruction(
+    scan: Scan, settings: RetrieveSettings, reconstruction: Reconstruction, simulated: SimulatedScan
+) -> None:
+    short = replace(settings, num_epochs=1)
+    anew = retrieve(scan, short, lambda report: None)
+    further = retrieve(scan, short, lambda report: None, former=reconstruction)
+    assert further.error_history[0] < 1.05 * reconstruction.error_history[-1] < 0.5 * anew.error_history[0]
+    assert map_correlation(true_map(simulated, further), further.phase_map()) > 0.95
+    more_modes = retrieve(scan, replace(short, num_modes=3), lambda report: None, former=reconstruction)
+    assert more_modes.probe.shape == (3, 64, 64)
+    assert more_modes.error_history[0] < 0.5 * anew.error_history[0]
+
+
+def test_the_former_object_lies_where_it_lay(reconstruction: Reconstruction) -> None:
+    """Between pixels it is the mean of its neighbours, which is exact for a plane; beyond it there is nothing."""
+    pixel_m, (height, width) = reconstruction.pixel_size_m, reconstruction.object.shape
+    rows, columns = np.indices((height, width))
+    former = replace(reconstruction, object=(2j + 0.01 * rows - 0.02j * columns).astype(np.complex64))
+    origin_m = (former.origin_m[0] - 3.25 * pixel_m, former.origin_m[1] + 1.5 * pixel_m)
+    found = initial_object((height, width), origin_m, former.geometry, former)
+    inside = np.s_[4 : height + 2, 0 : width - 3]
+    expected = 2j + 0.01 * (rows - 3.25) - 0.02j * (columns + 1.5)
+    np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4)
+    assert (found[:3] == 1).all() and (found[:, width - 2 :] == 1).all()
+
+
+def test_refuses_to_start_from_what_does_not_fit(
+    scan: Scan, settings: RetrieveSettings, reconstruction: Reconstruction
+) -> None:
+    elsewhere = replace(reconstruction, origin_m=(1.0, 1.0))
+    larger = replace(reconstruction, pixel_size_m=1.1 * reconstruction.pixel_size_m)
+    cropped = replace(reconstruction, probe=reconstruction.probe[:, :32, :32])
+    for former, text in ((elsewhere, "lies elsewhere"), (larger, "64 pixels"), (cropped, "32 pixels")):
+        with pytest.raises(RetrievalError, match=f"to start from .*{text}"):
+            retrieve(scan, settings, lambda report: None, former=former)
 
 
 def test_refuses_a_scan_without_counts(scan: Scan, settings: RetrieveSettings, tmp_path: Path) -> None:

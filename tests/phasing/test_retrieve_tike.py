@@ -57,6 +57,14 @@ def test_agrees_with_ptychi(by_tike: Reconstruction, reconstruction: Reconstruct
 
 
 @with_marks
+def test_goes_on_from_a_former_reconstruction(scan: Scan, tike_settings: RetrieveSettings) -> None:
+    short = replace(tike_settings, num_epochs=10)
+    first = retrieve(scan, short, lambda report: None)
+    further = retrieve(scan, replace(short, num_epochs=1), lambda report: None, former=first)
+    assert further.error_history[0] < 1.1 * first.error_history[-1] < 0.8 * first.error_history[0]
+
+
+@with_marks
 def test_reports_every_epoch_and_a_preview_now_and_then(scan: Scan, tike_settings: RetrieveSettings) -> None:
     reports: list[EpochReport] = []
     result = retrieve(scan, replace(tike_settings, num_epochs=5, preview_every=2), reports.append)
