@@ -85,7 +85,7 @@ def remote_flows(config: Config) -> RemoteFlows:
     layout = Layout.below(config.root, config.scans)
     settings, jobs = settings_of(config, layout.journal), allowed_jobs(config.bridge.jobs)
     app = make_app(settings)
-    return RemoteFlows(Deployments(app, settings), Functions(compute_client(app), _known(jobs), settings))
+    return RemoteFlows(Deployments(app, settings), Functions(compute_client(app, settings), _known(jobs), settings))
 
 
 def log_in(config: Config) -> None:

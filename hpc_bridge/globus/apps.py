@@ -30,13 +30,14 @@ def make_app(settings: GlobusSettings) -> "globus_sdk.GlobusApp":
     if not settings.as_person:
         # consents of a client app are its own: it may answer a request for one by itself
         config = globus_sdk.GlobusAppConfig(token_storage="memory", auto_redrive_gares=True)
-        return globus_sdk.ClientApp(  # type: ignore[no-any-return]
-            APP_NAME, client_id=settings.client_id, client_secret=settings.secret, config=config
-        )
+        options = client_options(settings)
+        asking = globus_sdk.ConfidentialAppAuthClient(settings.client_id, settings.secret, app_name=APP_NAME, **options)
+        return globus_sdk.ClientApp(APP_NAME, login_client=asking, config=config)  # type: ignore[no-any-return]
     config = globus_sdk.GlobusAppConfig(
         token_storage=_storage(settings), request_refresh_tokens=True, token_validation_error_handler=None
     )
-    return globus_sdk.UserApp(APP_NAME, client_id=settings.client_id, config=config)  # type: ignore[no-any-return]
+    asking = globus_sdk.NativeAppAuthClient(settings.client_id, app_name=APP_NAME, **client_options(settings))
+    return globus_sdk.UserApp(APP_NAME, login_client=asking, config=config)  # type: ignore[no-any-return]
 
 
 def client_options(settings: GlobusSettings) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class GlobusCompute(RemoteProvider):
     ) -> None:
         """``jobs`` is the allow-list, ``claims`` a folder of the compute side, ``limits_s`` bounds jobs by name."""
         self._settings, self._claims, self._limits_s = settings, claims, dict(limits_s or {})
-        self.client = compute_client(app)
+        self.client = compute_client(app, settings)
         self.functions = Functions(self.client, jobs, settings)
         self._jobs = dict(jobs)
         super().__init__(path, settings.poll_s)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpc_bridge.errors import TaskFailed
+from hpc_bridge.globus.apps import client_options
 from hpc_bridge.globus.errors import named_errors
 from hpc_bridge.globus.registrations import Registrations
 from hpc_bridge.globus.settings import GlobusSettings
@@ -23,7 +24,7 @@ _SOURCE = '''def {name}(_request="", _claims="", **kwargs):
 '''
 
 
-def compute_client(app: Any) -> Any:
+def compute_client(app: Any, settings: GlobusSettings) -> Any:
     """Return Globus Compute's client, which sends arguments as JSON. Raises MissingExtra.
 
     GLOBUS_SDK_SERVICE_URL_COMPUTE, as for the other services, says where it is when it is not in its usual place.
@@ -38,8 +39,9 @@ def compute_client(app: Any) -> Any:
     class Located(Client):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(app=app, do_version_check=False, data_serialization_strategy=JSONData())
-            self._compute_web_client.v2 = ComputeClientV2(app=app)
-            self._compute_web_client.v3 = ComputeClientV3(app=app)
+            options = client_options(settings)
+            self._compute_web_client.v2 = ComputeClientV2(app=app, **options)
+            self._compute_web_client.v3 = ComputeClientV3(app=app, **options)
 
     return Located()
 

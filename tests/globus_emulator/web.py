@@ -12,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+POLL_S = 0.02
+"""How often the server looks whether it is told to stop: many tests start and stop one."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -101,7 +104,7 @@ class Web:
 
         self._server = Server(("127.0.0.1", port), Connection)
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_S,), daemon=True)
 
     def route(self, method: str, pattern: str, handler: Handler) -> None:
         self._routes.append((method, re.compile(pattern), handler))

@@ -60,7 +60,7 @@ def test_a_job_is_done_with_json_in_and_out(place, made, log):
 
 
 def test_a_job_is_registered_once_by_its_content(place, made):
-    client = compute_client(place.app())
+    client = compute_client(place.app(), place.settings)
     ids = Functions(client, JOBS, place.settings).ids()
     assert set(ids) == set(JOBS)
     assert Functions(client, JOBS, place.settings).ids() == ids
