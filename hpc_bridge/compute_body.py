@@ -10,18 +10,33 @@ from hpc_bridge.ports import Json
 
 def check_body(body: Json, endpoints: Collection[str], jobs: Mapping[str, str]) -> None:
     """Raise TaskFailed for an endpoint or a job that does not exist, and for arguments that are not an object."""
-    if body.get("endpoint_id") not in endpoints:
-        known = ", ".join(sorted(endpoints))
-        raise TaskFailed(f"there is no endpoint {body.get('endpoint_id')!r} (known: {known})")
+    check_endpoint(body, endpoints)
     tasks = body.get("tasks")
     if not isinstance(tasks, list) or not tasks:
         raise TaskFailed("the action names no tasks")
     for task in tasks:
-        if not isinstance(task, dict) or task.get("function_id") not in jobs:
-            name = task.get("function_id") if isinstance(task, dict) else task
-            raise TaskFailed(f"the job {name!r} is not on the allow-list ({', '.join(sorted(jobs))})")
+        if not isinstance(task, dict):
+            raise _unlisted(task, jobs)
+        check_job(task.get("function_id"), jobs)
         if not isinstance(task.get("kwargs", {}), dict) or task.get("args"):
             raise TaskFailed(f"the job {task['function_id']!r} takes its arguments as an object named kwargs")
+
+
+def check_endpoint(body: Json, endpoints: Collection[str]) -> None:
+    """Raise TaskFailed for an endpoint that does not exist."""
+    if body.get("endpoint_id") not in endpoints:
+        known = ", ".join(sorted(endpoints))
+        raise TaskFailed(f"there is no endpoint {body.get('endpoint_id')!r} (known: {known})")
+
+
+def check_job(name: object, jobs: Collection[str]) -> None:
+    """Raise TaskFailed for a job that is not on the allow-list."""
+    if name not in jobs:
+        raise _unlisted(name, jobs)
+
+
+def _unlisted(name: object, jobs: Collection[str]) -> TaskFailed:
+    return TaskFailed(f"the job {name!r} is not on the allow-list ({', '.join(sorted(jobs))})")
 
 
 ONE_TASK = "the action needs exactly one task, with its arguments as an object named kwargs"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from hpc_bridge.compute_body import check_endpoint
 from hpc_bridge.errors import TaskFailed
 from hpc_bridge.ports import ActionProvider, ActionStatus, Json, Notifier
 
@@ -25,10 +26,8 @@ class Endpoints:
 
     def run(self, request_id: str, body: Json) -> str:
         """Begin the action at its endpoint. Raises TaskFailed for one that does not exist."""
-        endpoint = body.get("endpoint_id")
-        if endpoint not in self._providers:
-            known = ", ".join(sorted(self._providers))
-            raise TaskFailed(f"there is no endpoint {endpoint!r} (known: {known})")
+        check_endpoint(body, self._providers)
+        endpoint = body["endpoint_id"]
         return f"{endpoint}{_SEPARATOR}{self._providers[endpoint].run(request_id, body)}"
 
     def status(self, action_id: str) -> ActionStatus:

@@ -1,7 +1,6 @@
 """What Globus Flows would refuse in a flow definition, or silently run otherwise than meant; found offline."""
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Any
 
 from hpc_bridge import choice, expressions
@@ -138,7 +137,7 @@ def _wait_problems(state: Mapping[str, Any]) -> Iterator[str]:
         yield "Seconds is not a positive number"
     if "Timestamp" in state:
         try:
-            datetime.fromisoformat(state["Timestamp"])
+            choice.timestamp(state["Timestamp"])
         except (TypeError, ValueError):
             yield f"{state['Timestamp']!r} is no time stamp"
 

@@ -72,7 +72,6 @@ class Kernel:
         self._stopping = threading.Event()
         self._flow: Any = None
         self._stalls = {name: Stalls(self._control, settings.stall_s) for name in self._endpoints}
-        self._refusals = dict.fromkeys(self._endpoints, "")
         self._thread = threading.Thread(target=self._work, name="parsl", daemon=True)
         self._thread.start()
 
@@ -97,7 +96,8 @@ class Kernel:
 
     def refusal(self, endpoint: str) -> str:
         """What the scheduler said when it gave out no block for an endpoint; empty while there is one, or none yet."""
-        return self._refusals[endpoint]
+        flow = self._flow
+        return "" if flow is None else _refusal(flow.executors[endpoint])
 
     def stop(self) -> None:
         """End all tasks and blocks, and join the thread."""
@@ -127,7 +127,6 @@ class Kernel:
                 self._lose(f"the interchange of {dead} died")
                 return
             self._end_stalled()
-            self._refusals = {name: _refusal(self._flow.executors[name]) for name in self._endpoints}
             try:
                 self._submit(self._tasks.get(timeout=WATCH_S))
             except queue.Empty:

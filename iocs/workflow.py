@@ -171,10 +171,12 @@ class Workflow:
     def _selected(self) -> list[RunRow]:
         """The run that Flow:Selected names; none where it is empty. Refused for a run that is not there."""
         run_id = str(self._ioc.value(pvs.SELECTED_RUN))
-        found = [row for row in self._runner.snapshot() if row.run_id == run_id]
-        if run_id and not found:
+        if not run_id:
+            return []
+        row = self._runs.find(run_id)
+        if row is None:
             raise Refused(f"there is no run {run_id}")
-        return found
+        return [row]
 
     async def _hold(self, on: int) -> None:
         self._runner.hold(bool(on))

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -22,7 +21,6 @@ from phasing.scanfile import incomplete
 from pvdb import Severity
 from pvdb import workflow as pvs
 
-log = logging.getLogger("phaseline.workflow")
 PERIOD_S = 0.5
 OFF, WATCHING, DISCONNECTED = range(3)
 SEEN_PERIOD_S = 10.0

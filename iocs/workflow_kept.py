@@ -31,7 +31,7 @@ class KeptSetpoints:
         for pv, value in self._read().items():
             ioc.post(pv, value)
         for pv in pvs:
-            ioc.on_set(pv, self.keeping(pv))
+            ioc.on_set(pv, self._keeping(pv))
 
     def _read(self) -> dict[Pv, Any]:
         try:
@@ -42,7 +42,7 @@ class KeptSetpoints:
         except (OSError, ValueError, TypeError) as error:
             raise KeptError(f"{self._path} cannot be read; delete it to start with the defaults: {error}") from error
 
-    def keeping(self, pv: Pv) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    def _keeping(self, pv: Pv) -> Callable[[Any], Coroutine[Any, Any, None]]:
         """The handler of a setpoint that needs no other: it keeps what is put."""
 
         async def keep(value: Any) -> None:

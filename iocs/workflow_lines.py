@@ -37,7 +37,7 @@ class JobLines:
             self._asked[key] = self._thread.submit(_read, reader)
         return found
 
-    def last(self, run_id: str, path: str, take: Callable[[list[Json]], None]) -> None:
+    def last(self, run_id: str, path: str, take: Callable[[list[Json]], object]) -> None:
         """Hand over what is left of a file whose job has ended: at once, or from the thread when it has come."""
         key = (run_id, path)
         reader = self._readers.setdefault(key, ProgressReader(path, self._files))

@@ -176,12 +176,9 @@ class Progress:
         """Read the lines that a job wrote after it was last asked."""
 
         def take(lines: list[Json]) -> None:
-            self._ioc.loop.call_soon_threadsafe(self._take, lines)
+            self._ioc.loop.call_soon_threadsafe(self._show_lines, lines)
 
-        self._lines.last(row.run_id, document[job]["progress"], take if self._lines.is_remote else self._take)
-
-    def _take(self, lines: list[Json]) -> None:
-        self._show_lines(lines)
+        self._lines.last(row.run_id, document[job]["progress"], take if self._lines.is_remote else self._show_lines)
 
     def _show_job(self, row: RunRow, progress: str) -> float:
         """Show the new lines of a job's progress file; returns the share of epochs done."""

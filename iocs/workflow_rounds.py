@@ -88,9 +88,8 @@ class Rounds:
                 document = self._runs.document(row.run_id)
                 if document["scan"]["lineage"] == self._models.lineage:
                     newest[document["scan"]["file"]] = document["pairs"]["output"]
-        if (
-            not self._experiment.site.shared
-        ):  # folders of another machine: those that are gone are named by the training job
+        # of folders of another machine, those that are gone are named by the training job
+        if not self._experiment.site.shared:
             return list(newest.values())
         return [folder for folder in newest.values() if Path(folder).is_dir()]  # one tidied away ends no training
 

@@ -53,6 +53,10 @@ class Runs:
         document = self.runner.document(run_id)
         return dict(document["body"]) if runs_elsewhere(document) else document
 
+    def find(self, run_id: str) -> RunRow | None:
+        """A run or round by its id; None where there is none."""
+        return next((row for row in self.runner.snapshot() if row.run_id == run_id), None)
+
     def of_scan(self, scan_id: str) -> str:
         """The newest run of a scan; empty when it had none."""
         rows = self.runner.snapshot()
@@ -60,11 +64,11 @@ class Runs:
 
     def reconstruction(self, run_id: str) -> str:
         """What the compute side calls the reconstruction of a run. Raises ActionFailed where there is none."""
-        rows = (row for row in self.runner.snapshot() if row.run_id == run_id and row.kind == "run")
-        row = next(rows, None)
-        if row is None or row.status is not RunStatus.SUCCEEDED:
-            status = "there is no such run" if row is None else f"it is {row.status.lower()}"
-            raise ActionFailed(f"no scan can start from {run_id}: {status}")
+        row = self.find(run_id)
+        if row is None or row.kind != "run":
+            raise ActionFailed(f"no scan can start from {run_id}: there is no such run")
+        if row.status is not RunStatus.SUCCEEDED:
+            raise ActionFailed(f"no scan can start from {run_id}: it is {row.status.lower()}")
         return str(self.document(run_id)["reconstruct"]["output"])
 
     def to_retry(self) -> list[RunRow]:
@@ -104,4 +108,6 @@ class Runs:
             raise ActionFailed(f"{run_id}: {row.message}")
 
     def _row(self, run_id: str) -> RunRow:
-        return next(row for row in self.runner.snapshot() if row.run_id == run_id)
+        row = self.find(run_id)
+        assert row is not None, "runs are never forgotten"
+        return row

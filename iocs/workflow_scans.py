@@ -105,7 +105,7 @@ class Scans:
     def _retrieval_settings(self) -> dict[str, Any]:
         value, settings = self._ioc.value, self._settings
         engine = state_name(pvs.RECON_ENGINE, value(pvs.RECON_ENGINE))
-        former = self._runs.reconstruction(value(pvs.FORMER_RUN)) if value(pvs.FORMER_RUN) else None
+        former = value(pvs.FORMER_RUN)
         return {
             "engine": engine,
             "num_gpus": settings.num_gpus if engine == "tike" else 1,
@@ -115,5 +115,5 @@ class Scans:
             "defocus_m": settings.defocus_m,
             "preview_every": settings.preview_every,
             "seed": settings.seed,
-            **({"former": former} if former else {}),
+            **({"former": self._runs.reconstruction(former)} if former else {}),
         }

@@ -1,7 +1,6 @@
 """Keeps what is computed within its quotas: looked at when a run has ended, and now and then."""
 
 import asyncio
-import logging
 import time
 
 from hpc_bridge.tidying import DAY_S, Rule, Tidied, tidy
@@ -11,7 +10,6 @@ from iocs.workflow_experiment import Experiment
 from iocs.workflow_runs import Runs
 from pvdb import workflow as pvs
 
-log = logging.getLogger("phaseline.workflow")
 PERIOD_S = 600.0
 LOOK_S = 5.0
 

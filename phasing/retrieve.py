@@ -61,8 +61,8 @@ def retrieve(
 
     report: called after every epoch. cancelled: asked before every epoch. former: a reconstruction to start from, of
     the same place on the sample with the same optics. Raises RetrievalError when it does not fit, the scan is empty,
-    the engine cannot work here or the result is not finite,
-    RetrievalCancelled, and MissingExtra when the engine is not installed.
+    the engine cannot work here or the result is not finite, RetrievalCancelled, and MissingExtra when the engine is not
+    installed.
     """
     counts = scan.prepared()
     if not counts.any():

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpc_bridge.compute_body import ONE_TASK, only_task, result_of
+from hpc_bridge.compute_body import ONE_TASK, check_job, only_task, result_of
 from hpc_bridge.errors import TaskFailed, TaskTimeout
 from hpc_bridge.globus.errors import named_errors
-from hpc_bridge.globus.functions import JSON_DATA, Functions, compute_client
+from hpc_bridge.globus.functions import Functions, compute_client
 from hpc_bridge.globus.remote import Remote, RemoteProvider
 from hpc_bridge.globus.results import task_output
 from hpc_bridge.globus.settings import GlobusSettings
@@ -46,19 +46,13 @@ class GlobusCompute(RemoteProvider):
         task = only_task(body)
         if task.get("args"):
             raise TaskFailed(ONE_TASK)
-        if task.get("function_id") not in self._jobs:
-            name = task.get("function_id")
-            raise TaskFailed(f"the job {name!r} is not on the allow-list ({', '.join(sorted(self._jobs))})")
+        check_job(task.get("function_id"), self._jobs)
 
     def submit(self, remote: Remote) -> str:
         """Submit the task; asked again after a lost reply, it is the second of two that do the work once."""
         task = remote.body["tasks"][0]
-        function_id = self.functions.id_of(task["function_id"])
-        batch = self.client.create_batch(result_serializers=[JSON_DATA])
-        batch.add(function_id, (), {"_request": remote.action_id, "_claims": self._claims, **task.get("kwargs", {})})
-        with named_errors(self._settings, "Globus Compute"):
-            found = self.client.batch_run(remote.body["endpoint_id"], batch)
-        return str(found["tasks"][function_id][0])
+        kwargs = {"_request": remote.action_id, "_claims": self._claims, **task.get("kwargs", {})}
+        return self.functions.submit(task["function_id"], remote.body["endpoint_id"], kwargs)
 
     def look(self, remote: Remote) -> ActionStatus:
         """Return the task's state; a job over its time is given up."""

@@ -7,14 +7,16 @@ JSON; no pickle of ours travels.
 from collections.abc import Mapping
 from typing import Any
 
+from hpc_bridge.compute_body import check_job
 from hpc_bridge.errors import TaskFailed
 from hpc_bridge.globus.apps import client_options
 from hpc_bridge.globus.errors import named_errors
 from hpc_bridge.globus.registrations import Registrations
 from hpc_bridge.globus.settings import GlobusSettings
+from hpc_bridge.ports import Json
 from phasing.errors import MissingExtra
 
-JSON_DATA = "globus_compute_sdk.serialize.JSONData"
+_JSON_DATA = "globus_compute_sdk.serialize.JSONData"
 _SOURCE = '''def {name}(_request="", _claims="", **kwargs):
     """phaseline's job {name}"""
     from hpc_bridge import claims, workers
@@ -74,11 +76,19 @@ class Functions:
 
     def id_of(self, name: str) -> str:
         """Return the id of one job. Raises TaskFailed for one that is not on the list."""
-        if name not in self._jobs:
-            raise TaskFailed(f"the job {name!r} is not on the allow-list ({', '.join(sorted(self._jobs))})")
+        check_job(name, self._jobs)
         text = source(name, self._jobs[name])
         if not self._known.holds(name, text):
             with named_errors(self._settings, "Globus Compute"):
                 function_id = self._client.register_source_code(text, name, description=f"phaseline's job {name}")
             self._known.keep(name, text, str(function_id))
         return self._known.id_of(name)
+
+    def submit(self, name: str, endpoint_id: str, kwargs: Json) -> str:
+        """Call a job at an endpoint and return the task's id; the second of two calls is another task."""
+        function_id = self.id_of(name)
+        batch = self._client.create_batch(result_serializers=[_JSON_DATA])
+        batch.add(function_id, (), kwargs)
+        with named_errors(self._settings, "Globus Compute"):
+            found = self._client.batch_run(endpoint_id, batch)
+        return str(found["tasks"][function_id][0])

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from hpc_bridge.errors import BackendUnavailable
 from hpc_bridge.globus.apps import client_options, sdk
 from hpc_bridge.globus.errors import named_errors
-from hpc_bridge.globus.functions import JSON_DATA, Functions
+from hpc_bridge.globus.functions import Functions
 from hpc_bridge.globus.results import task_output
 from hpc_bridge.globus.settings import GlobusSettings
 from hpc_bridge.ports import Json
@@ -54,12 +54,10 @@ class ComputeFiles:
 
     def read(self, path: str, offset: int = 0) -> bytes:
         """Return what stands in the file from ``offset`` on, at most LIMIT_BYTES."""
-        function_id = self._functions.id_of(TAIL)
-        batch = self._client.create_batch(result_serializers=[JSON_DATA])
-        batch.add(function_id, (), {"path": path, "offset": offset, "limit_bytes": LIMIT_BYTES})
+        asked = {"path": path, "offset": offset, "limit_bytes": LIMIT_BYTES}
+        task_id = self._functions.submit(TAIL, self._endpoint_id, asked)
         with named_errors(self._settings, "Globus Compute"):
-            found = self._client.batch_run(self._endpoint_id, batch)
-            answer = self._answer(str(found["tasks"][function_id][0]))
+            answer = self._answer(task_id)
         if answer.get("missing"):
             raise FileNotFoundError(path)
         return base64.b64decode(answer["base64"])
