@@ -151,12 +151,24 @@ class Child:
         return self._log.read_text(errors="replace")[-2000:]
 
 
-def descendants(pid: int) -> list[int]:
-    """All living children of a process, and theirs."""
-    found = []
+def children(pid: int) -> list[int]:
+    """The living processes that a process has started, by whatever thread."""
+    found: list[int] = []
     with suppress(FileNotFoundError, ProcessLookupError):  # what is being read may end meanwhile
         for task in Path(f"/proc/{pid}/task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):
-                for child in map(int, (task / "children").read_text().split()):
-                    found += [child, *descendants(child)]
+                found += map(int, (task / "children").read_text().split())
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """All living children of a process, and theirs."""
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def command_line(pid: int) -> bytes:
+    """The words of a process's command line, each with a NUL behind it; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""

@@ -18,7 +18,6 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "iocs"), str(HERE.parent)]
 MARKER = f"PHASELINE_CHAOS={uuid.uuid4().hex}"
 DONE_S = 180.0
-KINDS = ("workflow", "worker", "manager", "emulator", "edge")
 
 
 def main() -> int:

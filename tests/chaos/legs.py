@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import Process, alive, command_line, descendants, start_ioc, write_config
+from harness import Process, alive, start_ioc, write_config
 
+from benchmarks.processes import command_line, descendants
 from benchmarks.scans import Trigger, write_scan
 from phasing.geometry import Geometry
 

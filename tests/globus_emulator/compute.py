@@ -12,6 +12,7 @@ from hpc_bridge.errors import TaskFailed
 from hpc_bridge.local_compute import LocalCompute
 from hpc_bridge.ports import ActionState, ActionStatus, Json
 from hpc_bridge.workers import WorkerSetup
+from phasing.files import replaced_file
 
 SERVER = "funcx_service"
 RESULT = "11\n"  # the SDK's mark of JSON
@@ -52,9 +53,8 @@ class Compute:
         kept = {"name": asked["function_name"], "code": asked["function_code"], "serialized": asked["serialized"]}
         with self._lock:
             self._functions[function_id] = kept
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps(self._functions))
-            part.replace(self._path)
+            with replaced_file(self._path) as part:
+                part.write_text(json.dumps(self._functions))
         return 201, {"function_uuid": function_id}
 
     def _submit(self, request: Request) -> tuple[int, Any]:

@@ -14,6 +14,7 @@ from hpc_bridge.journal import RunRow, RunStatus
 from hpc_bridge.lint import problems
 from hpc_bridge.ports import ActionProvider, ActionState
 from hpc_bridge.runner import FlowRunner
+from phasing.files import replaced_file
 
 SERVER = "flows.globus.org"
 _STATUS = {RunStatus.QUEUED: "ACTIVE", RunStatus.CANCELLED: "ENDED"}
@@ -131,6 +132,5 @@ class Flows:
     def _keep(self, kind: str, name: str, value: dict[str, Any]) -> None:
         with self._lock:
             self._kept[kind][name] = value
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps(self._kept))
-            part.replace(self._path)
+            with replaced_file(self._path) as part:
+                part.write_text(json.dumps(self._kept))

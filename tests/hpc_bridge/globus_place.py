@@ -1,21 +1,18 @@
 """An emulator of Globus with two collections and two endpoints, and a client app that may use it."""
 
 import os
-import threading
 import uuid
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pytest
 from globus_emulator import Emulator
+from waiter import Waiter
 
 from hpc_bridge.globus.apps import make_app
 from hpc_bridge.globus.settings import GlobusSettings
-from hpc_bridge.ports import ActionState
 from hpc_bridge.workers import WorkerSetup
 
 BEAMLINE, CLUSTER, POLARIS, EDGE = (str(uuid.UUID(int=n)) for n in range(1, 5))
-PATIENCE_S = 300.0
 
 
 class Place:
@@ -65,35 +62,14 @@ def serving(folder: Path):
         os.environ.update(before)
 
 
-class Waiter:
-    """Waits for what a provider says of its actions."""
+@contextmanager
+def made_by(provider):
+    """A function that makes providers by another, and waits for them; all are stopped in the end."""
+    with ExitStack() as made:
 
-    def __init__(self, provider) -> None:
-        self.provider = provider
-        self._changed = threading.Event()
-        provider.notify(self._changed.set)
+        def make(*arguments, **options):
+            found = provider(*arguments, **options)
+            made.callback(found.stop)
+            return Waiter(found)
 
-    def end(self, action_id):
-        """The action's status once it has ended."""
-        return self.until(action_id, lambda status: status.status.ended)
-
-    def until(self, action_id, condition):
-        """The first status that fulfils the condition; the provider tells of ends, other changes are looked for."""
-        for _ in range(int(PATIENCE_S / 0.02)):
-            status = self.provider.status(action_id)
-            if condition(status):
-                return status
-            self._changed.wait(0.02)
-            self._changed.clear()
-        pytest.fail(f"still {status}")
-
-    def succeeded(self, action_id):
-        status = self.end(action_id)
-        assert status.status is ActionState.SUCCEEDED, status.description
-        return status
-
-    def failed(self, action_id, text):
-        status = self.end(action_id)
-        assert status.status is ActionState.FAILED
-        assert text in status.description
-        return status
+        yield make

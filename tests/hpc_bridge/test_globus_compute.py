@@ -5,7 +5,7 @@ import signal
 import uuid
 
 import pytest
-from globus_place import CLUSTER, POLARIS, Waiter, serving
+from globus_place import CLUSTER, POLARIS, made_by, serving
 from job_pipes import Pipe
 
 from hpc_bridge.errors import BackendUnavailable, TaskFailed
@@ -28,16 +28,12 @@ def place(tmp_path):
 
 @pytest.fixture
 def made(place):
-    providers = []
-
-    def make(**limits_s):
+    def provider(**limits_s):
         path, claims = place.folder / "own" / "compute.sqlite", str(place.cluster / "claims")
-        providers.append(GlobusCompute(place.app(), place.settings, JOBS, path, claims=claims, limits_s=limits_s))
-        return Waiter(providers[-1])
+        return GlobusCompute(place.app(), place.settings, JOBS, path, claims=claims, limits_s=limits_s)
 
-    yield make
-    for provider in providers:
-        provider.stop()
+    with made_by(provider) as make:
+        yield make
 
 
 @pytest.fixture

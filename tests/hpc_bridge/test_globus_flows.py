@@ -3,7 +3,7 @@
 import uuid
 
 import pytest
-from globus_place import BEAMLINE, CLUSTER, Waiter, serving
+from globus_place import BEAMLINE, CLUSTER, made_by, serving
 
 from hpc_bridge.definition import FlowDefinition
 from hpc_bridge.errors import TaskFailed
@@ -37,15 +37,9 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def made(place):
-    providers = []
-
-    def make():
-        providers.append(GlobusFlows(place.app(), place.settings, place.folder / "own" / "flows.sqlite"))
-        return Waiter(providers[-1])
-
-    yield make
-    for provider in providers:
-        provider.stop()
+    path = place.folder / "own" / "flows.sqlite"
+    with made_by(lambda: GlobusFlows(place.app(), place.settings, path)) as make:
+        yield make
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import uuid
 from dataclasses import replace
 
 import pytest
-from globus_place import BEAMLINE, CLUSTER, Waiter, serving
+from globus_place import BEAMLINE, CLUSTER, made_by, serving
 
 from hpc_bridge.errors import ConsentRequired, TaskFailed
 from hpc_bridge.globus.apps import make_app
@@ -25,16 +25,13 @@ def place(tmp_path):
 @pytest.fixture
 def made(place):
     """Providers of a test, stopped in its end."""
-    providers = []
 
-    def make(settings=None):
+    def provider(settings=None):
         settings = settings or place.settings
-        providers.append(GlobusTransfer(make_app(settings), settings, place.folder / "own" / "transfer.sqlite"))
-        return Waiter(providers[-1])
+        return GlobusTransfer(make_app(settings), settings, place.folder / "own" / "transfer.sqlite")
 
-    yield make
-    for provider in providers:
-        provider.stop()
+    with made_by(provider) as make:
+        yield make
 
 
 def body(label="scan 1", **changed):

@@ -1,23 +1,21 @@
 """Jobs through the real Parsl on this machine: cancelled, late, lost with a worker, a manager, the interchange."""
 
 import os
-import queue
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from job_pipes import Pipe, wait_for_death
+from parsl_cluster import Cluster
 
+from benchmarks.processes import children, command_line, descendants
 from hpc_bridge.errors import TaskFailed
 from hpc_bridge.parsl_compute import ParslCompute
 from hpc_bridge.parsl_settings import Blocks, ParslSettings, executor, provider
-from hpc_bridge.ports import ActionState
 
 HERE = Path(__file__).parent
-PATIENCE_S = 600.0
 NAMES = ("note", "wait", "pid", "fail", "not_json", "kill_itself")
 JOBS = {name: f"bridge_jobs:{name}" for name in NAMES}
 
@@ -34,49 +32,17 @@ def importable():
         os.environ["PYTHONPATH"] = before
 
 
-class Cluster:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        settings = ParslSettings(folder / "parsl", heartbeat_s=3.0)
-        blocks = Blocks(workers_per_node=2)
-        path = folder / "compute.sqlite"
-        self.provider = ParslCompute(JOBS, {"one": blocks}, settings, path, limits_s={"wait": 30.0})
-        self.ended: queue.Queue[None] = queue.Queue()
-        self.provider.notify(lambda: self.ended.put(None))
-        self.number = 0
-
-    def run(self, job, **kwargs):
-        self.number += 1
-        body = {"endpoint_id": "one", "tasks": [{"function_id": job, "kwargs": kwargs}]}
-        return self.provider.run(f"r{self.number}", body)
-
-    def end(self, action):
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not (status := self.provider.status(action)).status.ended:
-            self.ended.get(timeout=deadline_s - time.monotonic())
-        return status
-
-    def output(self, action):
-        status = self.end(action)
-        assert status.status is ActionState.SUCCEEDED, status.description
-        return status.details["results"][0]["output"]
-
-    def failed(self, action, text):
-        status = self.end(action)
-        assert status.status is ActionState.FAILED
-        assert text in status.description
-        return status
-
-    @property
-    def interchange(self):
-        return self.provider._kernel._flow.executors["one"].interchange_proc.pid
+def interchange(cluster):
+    return cluster.provider._kernel._flow.executors["one"].interchange_proc.pid
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    folder = tmp_path_factory.mktemp("cluster")
+    settings = ParslSettings(folder / "parsl", heartbeat_s=3.0)
+    made = Cluster(folder, JOBS, settings, Blocks(workers_per_node=2), wait=30.0)
     yield made
-    pids = {made.interchange, *guards(made.folder)}
+    pids = {interchange(made), *guards(made.folder)}
     pids |= {child for pid in pids for child in descendants(pid)}
     made.provider.stop()
     for pid in pids:
@@ -94,27 +60,11 @@ def waiting(cluster, tmp_path):
 def guards(folder):
     """The guards of managers whose files lie in a folder; Parsl starts them as nobody's children."""
     numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-    return [pid for pid in numbers if "hpc_bridge.parsl_guard" in command(pid) and str(folder) in command(pid)]
-
-
-def children(pid):
-    """The processes that a process has started, by whatever thread."""
-    try:
-        files = [task / "children" for task in Path(f"/proc/{pid}/task").iterdir()]
-        return sorted({int(text) for file in files for text in file.read_text().split()})
-    except OSError:
-        return []
-
-
-def descendants(pid):
-    return [found for child in children(pid) for found in (child, *descendants(child))]
-
-
-def command(pid):
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
+    return [
+        pid
+        for pid in numbers
+        if b"hpc_bridge.parsl_guard" in command_line(pid) and str(folder).encode() in command_line(pid)
+    ]
 
 
 def test_jobs_are_done_and_fail_as_on_this_machine(cluster):
@@ -166,7 +116,7 @@ def test_a_manager_that_lives_by_half_is_ended_and_replaced(cluster, monkeypatch
     cluster.output(cluster.run("pid"))
     (guard,) = guards(cluster.folder)
     (manager,) = children(guard)
-    helper = min(pid for pid in children(manager) if "spawn_main" in command(pid))
+    helper = min(pid for pid in children(manager) if b"spawn_main" in command_line(pid))
     os.kill(helper, signal.SIGKILL)
     action = cluster.run("pid")
     if not cluster.end(action).interrupted:  # the manager may have died of it at once
@@ -176,7 +126,7 @@ def test_a_manager_that_lives_by_half_is_ended_and_replaced(cluster, monkeypatch
 
 def test_a_killed_interchange_loses_its_tasks_and_parsl_starts_anew(cluster, waiting):
     action, pid, _ = waiting
-    os.kill(cluster.interchange, signal.SIGKILL)
+    os.kill(interchange(cluster), signal.SIGKILL)
     assert cluster.failed(action, "interchange of one died").interrupted
     wait_for_death(pid)
     cluster.output(cluster.run("pid"))

@@ -1,20 +1,17 @@
 """Jobs in blocks that PBS and Slurm give out; the schedulers' commands are stood in for, everything else is real."""
 
 import os
-import queue
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import scheduler_stand_in
 from job_pipes import Pipe, wait_for_death
+from parsl_cluster import Cluster
 
-from hpc_bridge.parsl_compute import ParslCompute
 from hpc_bridge.parsl_settings import Blocks, ParslSettings
-from hpc_bridge.ports import ActionState
 
 HERE = Path(__file__).parent
-PATIENCE_S = 600.0
 JOBS = {name: f"bridge_jobs:{name}" for name in ("pid", "wait")}
 WORKER_INIT = f"export PYTHONPATH={HERE.parents[1]}:{HERE}"
 
@@ -34,37 +31,14 @@ def scheduler(tmp_path, monkeypatch):
         wait_for_death(job["pid"])
 
 
-class Cluster:
-    def __init__(self, folder: Path, provider: str, **blocks: object) -> None:
-        given = Blocks(worker_init=WORKER_INIT, **blocks)  # type: ignore[arg-type]
-        settings = ParslSettings(folder / "parsl", provider, heartbeat_s=3.0)
-        self.compute = ParslCompute(JOBS, {"one": given}, settings, folder / "compute.sqlite")
-        self._ended: queue.Queue[None] = queue.Queue()
-        self.compute.notify(lambda: self._ended.put(None))
-        self._number = 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.compute.stop()
-
-    def run(self, job, **kwargs):
-        self._number += 1
-        return self.compute.run(
-            f"r{self._number}", {"endpoint_id": "one", "tasks": [{"function_id": job, "kwargs": kwargs}]}
-        )
-
-    def end(self, action):
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not (status := self.compute.status(action)).status.ended:
-            self._ended.get(timeout=deadline_s - time.monotonic())
-        return status
-
-    def output(self, action):
-        status = self.end(action)
-        assert status.status is ActionState.SUCCEEDED, status.description
-        return status.details["results"][0]["output"]
+@contextmanager
+def blocks_of(provider, folder, **blocks):
+    settings = ParslSettings(folder / "parsl", provider, heartbeat_s=3.0)
+    cluster = Cluster(folder, JOBS, settings, Blocks(worker_init=WORKER_INIT, **blocks))
+    try:
+        yield cluster
+    finally:
+        cluster.provider.stop()
 
 
 OPTIONS = {"slurm": "#SBATCH --qos=live", "pbspro": "#PBS -l filesystems=home"}
@@ -88,7 +62,7 @@ def test_jobs_run_in_a_block_as_configured(scheduler, tmp_path, provider, nodes,
     counts = {"nodes_per_block": nodes, "workers_per_node": workers, "cores_per_node": 4, "gpus_per_node": 4}
     words = {"queue": "gpu", "account": "ptycho", "walltime": "00:30:00", "scheduler_options": OPTIONS[provider]}
     with (
-        Cluster(tmp_path, provider, **counts, **words) as cluster,
+        blocks_of(provider, tmp_path, **counts, **words) as cluster,
         Pipe(tmp_path / "said") as said,
         Pipe(tmp_path / "1") as first,
         Pipe(tmp_path / "2") as second,
@@ -111,22 +85,20 @@ def test_jobs_run_in_a_block_as_configured(scheduler, tmp_path, provider, nodes,
 def test_a_scheduler_that_refuses_is_told_of_and_asked_again(scheduler, tmp_path, provider):
     refusal = scheduler / scheduler_stand_in.REFUSAL
     refusal.write_text("Invalid account or account/partition combination specified")
-    with Cluster(tmp_path, provider, account="nobody") as cluster:
+    with blocks_of(provider, tmp_path, account="nobody") as cluster:
         action = cluster.run("pid")
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not (said := cluster.compute.status(action).description) and time.monotonic() < deadline_s:
-            time.sleep(0.1)
+        said = cluster.until(action, lambda status: status.description).description
         assert "no workers: " in said
         assert "Invalid account or account/partition combination" in said
         refusal.unlink()
         assert cluster.output(action)["pid"]
-        assert not cluster.compute.status(cluster.run("pid")).description
+        assert not cluster.provider.status(cluster.run("pid")).description
 
 
 def test_a_block_whose_time_is_over_loses_its_job_and_is_asked_for_again(scheduler, tmp_path, monkeypatch):
     monkeypatch.setattr("parsl.providers.SlurmProvider.status_polling_interval", 1)
     with (
-        Cluster(tmp_path, "slurm") as cluster,
+        blocks_of("slurm", tmp_path) as cluster,
         Pipe(tmp_path / "said") as said,
         Pipe(tmp_path / "heard") as heard,
     ):

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,25 +152,6 @@ def _ready(process: Process, condition: Callable[[str], bool]) -> Process:
         process.kill()
         raise
     return process
-
-
-def descendants(pid: int) -> list[int]:
-    """All children of a process, and theirs."""
-    found = []
-    with suppress(FileNotFoundError, ProcessLookupError):  # what is being read may end meanwhile
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(FileNotFoundError, ProcessLookupError):
-                for child in (task / "children").read_text().split():
-                    found += [int(child), *descendants(int(child))]
-    return found
-
-
-def command_line(pid: int) -> bytes:
-    """The words of a process's command line, each with a NUL behind it; empty when it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
 
 
 def wait_gone(pids: list[int]) -> None:

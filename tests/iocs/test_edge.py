@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from following import Following
-from harness import Process, command_line, start_ioc, start_script, wait_gone, write_config
+from harness import Process, start_ioc, start_script, wait_gone, write_config
 from made_models import write_model
 
+from benchmarks.processes import command_line
 from iocs.client import ClientError
 from iocs.demo_streams import Prediction, Predictions
 from iocs.edge_models import Announcement

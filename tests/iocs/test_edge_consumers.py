@@ -17,9 +17,10 @@ from typing import Any
 import pvaccess as pva
 import pytest
 from following import Following
-from harness import Process, command_line, descendants, start_script, wait_gone, write_config
+from harness import Process, start_script, wait_gone, write_config
 from made_models import write_model
 
+from benchmarks.processes import command_line, descendants
 from iocs.client import ClientError
 from iocs.demo_streams import Predictions
 from iocs.edge_consumer_merge import IDLE, WORKING, InOrder

@@ -8,8 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from harness import Process, command_line, descendants, wait_gone, write_config
+from harness import Process, wait_gone, write_config
 
+from benchmarks.processes import command_line, descendants
 from iocs.client import Client
 from pvdb import edge, health
 

@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 import pytest
 from following import Following
-from harness import Process, descendants, start_ioc, start_script, wait_gone, write_config
+from harness import Process, start_ioc, start_script, wait_gone, write_config
 from p4p.client.thread import Context
 
+from benchmarks.processes import descendants
 from iocs.client import ClientError
 from iocs.edge_models import Announcement
 from phasing.frames import Frame
