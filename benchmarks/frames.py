@@ -77,7 +77,7 @@ def _network(
 ) -> None:
     import torch
 
-    from phasing.checkpoint import Checkpoint, save_checkpoint
+    from phasing.checkpoint import bare_checkpoint, save_checkpoint
     from phasing.export import export_onnx
     from phasing.network import PtychoNN, start_weights
 
@@ -85,18 +85,12 @@ def _network(
     network = PtychoNN()
     start_weights(network, torch.from_numpy(scaled[:, None]))
     probe = np.abs(Optics().probe(geometry(128))) ** 2
-    checkpoint = Checkpoint(
-        state=network.state_dict(),
-        scans=("bench",),
-        val_loss=1.0 / version,
-        incumbent_val_loss=None,
-        losses=(1.0,),
-        val_losses=(1.0,),
+    checkpoint = bare_checkpoint(
+        network.state_dict(),
+        geometry(128),
         counts_scale=scale,
         pixel_size_m=geometry(128).object_pixel_size_m,
-        geometry=geometry(128),
         probe_intensity=(probe / probe.max()).astype(np.float32),
-        seconds=1.0,
     )
     path = material.folder / f"{version}.pt"
     save_checkpoint(checkpoint, path)

@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hpc_bridge.errors import TaskFailed
 from hpc_bridge.ports import Json
 from hpc_bridge.progress import ProgressWriter
+from hpc_bridge.torchrun import run_shared
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from phasing import retrieve as retrieval
+    from phasing import rounds as training
     from phasing import scanfile
-    from phasing import train as training
+    from phasing.pairs import PairSet
+    from phasing.ranks import Ranks
 
 Settings = TypeVar("Settings")
 
@@ -30,9 +33,12 @@ JOBS = {
     "reconstruct": "hpc_bridge.jobs:reconstruct",
     "pairs": "hpc_bridge.jobs:pairs",
     "train": "hpc_bridge.jobs:train",
+    "judge": "hpc_bridge.jobs:judge",
     "export": "hpc_bridge.jobs:export",
 }
 _KEPT_PREVIEWS = 2
+_SHOWN = "shown"
+"""What the pictures of held-out frames are called in a round's folder."""
 
 
 def reconstruct(
@@ -81,21 +87,25 @@ def pairs(
     scan_file: str,
     reconstruction: str,
     output: str,
-    pixel_size_m: float | None = None,
     progress: str | None = None,
     supplement: Json | None = None,
+    **settings: Any,
 ) -> Json:
-    """Make the training pairs of a scan into the folder ``output``; ``supplement`` as reconstruct takes it."""
-    from phasing.pairs import make_pairs
+    """Make the training pairs of a scan into the folder ``output``; ``settings`` are PairSettings' fields.
+
+    ``supplement`` as reconstruct takes it.
+    """
+    from phasing.pairs import PairSettings, make_pairs
     from phasing.reconstruction import Reconstruction
 
+    chosen = _settings(PairSettings, settings)
     folder = _path("output", output)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with ProgressWriter(_optional("progress", progress)) as writer:
         writer.write("started", job="pairs")
         scan = _scan(scan_file, supplement)
         found = Reconstruction.load(_path("reconstruction", reconstruction))
-        made = make_pairs(scan, found, folder, pixel_size_m=pixel_size_m)
+        made = make_pairs(scan, found, folder, chosen)
         writer.write("ended", job="pairs")
     return {
         "pairs": str(folder),
@@ -105,34 +115,64 @@ def pairs(
     }
 
 
-def train(
+def train(*, output: str, device: str = "auto", processes: int = 1, **arguments: Any) -> Json:
+    """Train on the union of pair folders into the folder ``output``; see train_alone.
+
+    With ``processes`` other than 1 torchrun shares the round out among so many processes, 0 for one on each GPU.
+    """
+    folder = _path("output", output)
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments |= {"output": output, "device": device}
+    num_processes = processes or _num_gpus(device)
+    return train_alone(**arguments) if num_processes == 1 else run_shared(num_processes, arguments, folder)
+
+
+def train_alone(
     *,
     pairs: list[str],
     output: str,
     parent_checkpoint: str | None = None,
     progress: str | None = None,
+    ranks: "Ranks | None" = None,
     **settings: Any,
 ) -> Json:
-    """Train on the union of pair folders into the folder ``output``; ``settings`` are TrainSettings' fields.
+    """Train in this process, alone or as one of ``ranks``; ``settings`` are TrainSettings' fields.
 
-    The result's ``skipped`` says which scans were left out, and why.
+    The result's ``skipped`` says which scans were left out, and why. Labels and predictions of a few held-out frames
+    appear beside the checkpoint, (2, K, n, n) float32 rad, as .npy files; a line names each.
     """
-    from phasing.pairs import load_pairs
     from phasing.train import TrainSettings
     from phasing.train import train as train_network
 
     chosen = _settings(TrainSettings, settings)
     folder = _path("output", output)
-    folder.mkdir(parents=True, exist_ok=True)
-    with ProgressWriter(_optional("progress", progress)) as writer:
-        sets = [load_pairs(_path("pairs", path)) for path in _list("pairs", pairs)]
-        samples = sum(len(found.unique_id) for found in sets)
-        writer.write("started", job="train", scans=[found.scan_id for found in sets], num_samples=samples)
+    told = _optional("progress", progress) if ranks is None or ranks.is_first else None
+    with ProgressWriter(told) as writer:
+        writer.write("started", job="train")
+        sets, unreadable = _pair_sets(pairs)
+        for old in _previews(folder / _SHOWN):  # of an attempt that was killed
+            old.unlink()
         parent = _optional("parent_checkpoint", parent_checkpoint)
-        result = train_network(sets, chosen, parent, folder, partial(_report_training, writer))
-        writer.write("ended", job="train", skipped=result.skipped)
+        report = partial(_report_training, writer, folder / _SHOWN, unreadable)
+        result = train_network(sets, chosen, parent, folder, report, ranks=ranks)
+        skipped = (*unreadable, *result.skipped)
+        writer.write("ended", job="train", skipped=skipped, why=result.ended)
     facts = {name: value for name, value in asdict(result).items() if name != "checkpoint_path"}
-    return {**facts, "checkpoint": str(result.checkpoint_path)}
+    return {**facts, "skipped": skipped, "checkpoint": str(result.checkpoint_path)}
+
+
+def judge(*, pairs: list[str], checkpoint: str, progress: str | None = None, **settings: Any) -> Json:
+    """The losses of a checkpoint, in rad, on the held-out frames of pair folders, by scan; trains nothing."""
+    from phasing.train import TrainSettings
+    from phasing.train import judge as judge_network
+
+    chosen = _settings(TrainSettings, settings)
+    with ProgressWriter(_optional("progress", progress)) as writer:
+        writer.write("started", job="judge")
+        sets, unreadable = _pair_sets(pairs)
+        losses = judge_network(sets, chosen, _path("checkpoint", checkpoint))
+        writer.write("ended", job="judge")
+    return {"val_losses": {loss.scan_id: loss.val_loss for loss in losses}, "skipped": unreadable}
 
 
 def export(
@@ -178,8 +218,42 @@ def _previews(output: Path) -> list[Path]:
     return sorted(output.parent.glob(f"{glob.escape(output.stem)}-preview-*.npy"))
 
 
-def _report_training(writer: ProgressWriter, report: "training.EpochReport") -> None:
-    writer.write("epoch", job="train", **asdict(report))
+def _report_training(
+    writer: ProgressWriter, shown: Path, unreadable: tuple[str, ...], report: "training.Report"
+) -> None:
+    from phasing.train import RoundBegun
+
+    if isinstance(report, RoundBegun):
+        writer.write("begun", job="train", **{**asdict(report), "skipped": (*unreadable, *report.skipped)})
+        return
+    preview = None if report.shown_rad is None else str(_save_preview(shown, report.epoch, report.shown_rad))
+    writer.write("epoch", job="train", **report.figures(), preview=preview)
+
+
+def _pair_sets(paths: object) -> "tuple[list[PairSet], tuple[str, ...]]":
+    """The pair sets of all folders, and one line for each that cannot be read. Raises PairsError when none can."""
+    from phasing.errors import PairsError
+    from phasing.pairs import load_pairs
+
+    sets, unreadable = [], []
+    for path in _list("pairs", paths):
+        try:
+            sets.append(load_pairs(_path("pairs", path)))
+        except PairsError as error:
+            unreadable.append(str(error))
+    if not sets:
+        raise PairsError("; ".join(unreadable))
+    return sets, tuple(unreadable)
+
+
+def _num_gpus(device: str) -> int:
+    from phasing.compute import device_name
+
+    if device_name(device) == "cpu":
+        return 1
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _settings(kind: type[Settings], values: Json) -> Settings:

@@ -7,7 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from phasing.errors import GeometryError, ModelError
 from phasing.geometry import SIGNIFICANT_DIGITS, Geometry
+from phasing.rounds import ScanLoss
 
 FloatArray = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -28,11 +29,11 @@ class ModelCard:
     digest: sha256 of the ONNX bytes, 64 hexadecimal digits.
     scans: ids of all scans it has learned from. losses, val_losses: by epoch, mean absolute error in rad.
     val_loss: None for a network from elsewhere, of which no loss is known. incumbent_val_loss: the parent's loss on the
-    same held-out frames.
+    same held-out frames. scan_losses: both, scan by scan. num_samples, num_held_out: frames of the round that made it.
     input_shape: (1, n, n) of one prepared frame. geometry: the preparation (phasing.frames.prepare).
     counts_scale: what prepared counts are multiplied by before they enter the network (the engines do it).
     probe_intensity: (n, n) float32, the weight of a prediction's pixels in the stitched map, maximum 1.
-    created_s: Unix time. seconds: how long the training took.
+    created_s: Unix time. seconds: how long the training took. versions: of the software that made it, by name.
     """
 
     version: int
@@ -51,6 +52,10 @@ class ModelCard:
     probe_intensity: FloatArray
     created_s: float
     seconds: float
+    scan_losses: tuple[ScanLoss, ...] = ()
+    num_samples: int = 0
+    num_held_out: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -74,6 +79,10 @@ class ModelCard:
             "probe_intensity": base64.b64encode(zlib.compress(self.probe_intensity.astype("<f4").tobytes())).decode(),
             "created_s": self.created_s,
             "seconds": self.seconds,
+            "scan_losses": [asdict(loss) for loss in self.scan_losses],
+            "num_samples": self.num_samples,
+            "num_held_out": self.num_held_out,
+            "versions": dict(self.versions),
         }
 
     @classmethod
@@ -99,6 +108,10 @@ class ModelCard:
             probe_intensity=_read(data, "probe_intensity", lambda text: _unpack(text, shape)),
             created_s=_read(data, "created_s", float),
             seconds=_read(data, "seconds", float),
+            scan_losses=_read(data, "scan_losses", _scan_losses),
+            num_samples=_read(data, "num_samples", int),
+            num_held_out=_read(data, "num_held_out", int),
+            versions=_read(data, "versions", lambda found: {str(key): str(value) for key, value in found.items()}),
         )
 
 
@@ -150,7 +163,7 @@ def _read(data: Mapping[str, Any], key: str, convert: Callable[[Any], T]) -> T:
         raise ModelError(f"model card: {key} is missing")
     try:
         return convert(data[key])
-    except (TypeError, ValueError, GeometryError) as error:
+    except (TypeError, ValueError, AttributeError, GeometryError) as error:
         raise ModelError(f"model card: {key} is wrong: {error}") from error
 
 
@@ -164,6 +177,10 @@ def _optional_float(value: Any) -> float | None:
 
 def _floats(values: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
+
+
+def _scan_losses(values: Any) -> tuple[ScanLoss, ...]:
+    return tuple(ScanLoss(**loss) for loss in values)
 
 
 def _shape(values: Any) -> tuple[int, int, int]:

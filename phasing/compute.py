@@ -26,17 +26,22 @@ def spare_cores() -> int:
 
 
 @contextmanager
-def torch_set_up(seed: int, threads: int | None) -> Iterator[None]:
-    """Seed torch and give it some threads, None for all cores but one; both are put back afterwards."""
+def torch_set_up(seed: int, threads: int | None, *, repeatable: bool = False) -> Iterator[None]:
+    """Seed torch and give it some threads, None for all cores but one; both are put back afterwards.
+
+    repeatable: take no algorithm that gives another result at the next run, as some do on GPUs.
+    """
     import torch
 
-    before = torch.get_num_threads()
+    before, was_repeatable = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads or spare_cores())
+    torch.use_deterministic_algorithms(repeatable)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             yield
     finally:
+        torch.use_deterministic_algorithms(was_repeatable)
         torch.set_num_threads(before)
 
 
@@ -49,11 +54,25 @@ def device_name(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def short_float(device: torch.device, precision: str) -> torch.dtype | None:
+    """The short float that a network learns with beside float32; None for float32 alone.
+
+    precision: one of phasing.rounds.PRECISIONS; auto is bfloat16 where the hardware has it, else float16 on a GPU.
+    """
+    import torch
+
+    if precision == "auto":
+        if has_bfloat16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" else None
+    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware computes with bfloat16; where it is emulated it is slower than float32."""
     import torch
 
     if device.type != "cpu":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import time
 import warnings
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,7 @@ INPUT_NAME = "input"
 OUTPUT_NAME = "phase_rad"
 _TOLERANCE_RAD = 1e-3
 _CHECKED_BATCH = 3
+_SOFTWARE = ("phaseline", "torch", "onnx", "onnxruntime", "numpy")
 
 
 def export_onnx(checkpoint_path: Path, onnx_path: Path, *, lineage: str, parent: int | None = None) -> ModelCard:
@@ -100,4 +104,17 @@ def _draft(checkpoint: Checkpoint, digest: str, lineage: str, parent: int | None
         probe_intensity=checkpoint.probe_intensity,
         created_s=time.time(),
         seconds=checkpoint.seconds,
+        scan_losses=checkpoint.scan_losses,
+        num_samples=checkpoint.num_samples,
+        num_held_out=checkpoint.num_held_out,
+        versions=_versions(),
     )
+
+
+def _versions() -> dict[str, str]:
+    """What made the network, of what is installed as a distribution."""
+    found = {"python": platform.python_version()}
+    for name in _SOFTWARE:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

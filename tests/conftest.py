@@ -1,5 +1,6 @@
 """What holds for all tests: a busy machine may take its time, and a process that hangs does not hold up the others."""
 
+import resource
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 import iocs.client
 
 PATIENCE_S = 600.0
+FullDisk = Callable[[int], AbstractContextManager[None]]
 Limited = Callable[[subprocess.Popen[Any]], AbstractContextManager[subprocess.Popen[Any]]]
 
 
@@ -22,6 +24,22 @@ def patient_clients() -> Iterator[None]:
         patch.setattr(iocs.client, name, PATIENCE_S)
     yield
     patch.undo()
+
+
+@pytest.fixture
+def full_disk() -> FullDisk:
+    """For the length of a block, the operating system refuses to make any file longer than so many bytes."""
+    return _full_disk
+
+
+@contextmanager
+def _full_disk(room_bytes: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The edge's recorder: it never holds up the stream, and says what it did not record."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from pvdb import Severity
 
 PATIENCE_S = 300.0
 FRAME_BYTES = 4 * 128**2
+FullDisk = Callable[[int], AbstractContextManager[None]]
 
 
 class Notes:
@@ -64,17 +64,6 @@ def recorder(folder: Path, notes: Notes, *, quota_bytes: int = 10**9, queue_fram
         yield made
     finally:
         made.close(PATIENCE_S)
-
-
-@contextmanager
-def full_disk(room_bytes: int) -> Iterator[None]:
-    """While it lasts, the operating system refuses to make any file longer than that."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def prediction(number: int, frame_px: int = 128) -> Recorded:
@@ -261,7 +250,7 @@ def test_closing_in_time_while_the_disk_hangs(tmp_path: Path, notes: Notes, monk
 
 
 def test_a_full_disk_costs_frames_of_the_recording_only(
-    tmp_path: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch, full_disk: FullDisk
 ) -> None:
     monkeypatch.setattr(edge_recorder, "FLUSH_PERIOD_S", 0.0)
     with recorder(tmp_path, notes, queue_frames=20) as made:
@@ -297,7 +286,7 @@ def test_a_full_disk_costs_frames_of_the_recording_only(
 
 @pytest.mark.parametrize("flushed", [True, False])
 def test_closing_with_a_full_disk_keeps_what_was_flushed(
-    tmp_path: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch, flushed: bool
+    tmp_path: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch, full_disk: FullDisk, flushed: bool
 ) -> None:
     monkeypatch.setattr(edge_recorder, "FLUSH_PERIOD_S", 0.0 if flushed else 1000.0)
     with recorder(tmp_path, notes) as made:

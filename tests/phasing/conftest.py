@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import make_tiny_pairs
 
 from phasing.card import ModelCard
 from phasing.export import export_onnx
@@ -64,25 +65,6 @@ def tiny_geometry() -> Geometry:
 def tiny_pairs(tiny_geometry: Geometry, tmp_path: Path) -> Callable[..., PairSet]:
     """Makes pair sets of 80 frames of 16 x 16 whose phase can be read off the frame's brightness."""
     return partial(make_tiny_pairs, tiny_geometry, tmp_path)
-
-
-def make_tiny_pairs(geometry: Geometry, folder: Path, scan_id: str = "tiny", *, seed: int = 0) -> PairSet:
-    generator = np.random.default_rng(seed)
-    level = generator.uniform(0.2, 1.0, (80, 1, 1))
-    counts = (level * generator.uniform(80.0, 120.0, (80, 16, 16))).astype(np.float32)
-    weight = np.full((16, 16), 0.2, np.float32)
-    weight[4:12, 4:12] = 1.0
-    return PairSet(
-        folder=folder,
-        scan_id=scan_id,
-        counts=counts,
-        phase_rad=np.broadcast_to((2.0 * level - 1.2).astype(np.float32), (80, 16, 16)),
-        weight=weight,
-        unique_id=np.arange(80),
-        position_m=np.zeros((80, 2)),
-        pixel_size_m=26e-9,
-        geometry=geometry,
-    )
 
 
 @pytest.fixture(scope="session")

@@ -12,20 +12,36 @@ from phasing.errors import ModelError, TrainingError
 from phasing.frames import held_out
 from phasing.geometry import Geometry
 from phasing.pairs import PairSet
+from phasing.rounds import Report
 from phasing.samples import Samples
-from phasing.train import EpochReport, TrainingCancelled, TrainSettings, train
+from phasing.train import EpochReport, RoundBegun, TrainingCancelled, TrainSettings, train
 
 MakePairs = Callable[..., PairSet]
 SETTINGS = TrainSettings(num_epochs=12, batch_size=8, learning_rate_max=2e-3, threads=1, device="cpu")
 
 
-def silent(report: EpochReport) -> None:
+def silent(report: Report) -> None:
     pass
 
 
+class Heard:
+    """Takes what a round reports."""
+
+    def __init__(self) -> None:
+        self.begun: list[RoundBegun] = []
+        self.epochs: list[EpochReport] = []
+
+    def __call__(self, report: Report) -> None:
+        if isinstance(report, RoundBegun):
+            self.begun.append(report)
+        else:
+            self.epochs.append(report)
+
+
 def test_learns_and_keeps_the_best_of_all_epochs(tiny_pairs: MakePairs, tmp_path: Path) -> None:
-    reports: list[EpochReport] = []
-    result = train([tiny_pairs()], SETTINGS, None, tmp_path, reports.append)
+    heard = Heard()
+    result = train([tiny_pairs()], SETTINGS, None, tmp_path, heard)
+    reports = heard.epochs
     assert result.val_loss < 0.5 * result.val_losses[0]
     assert result.val_loss == min(result.val_losses)
     assert result.val_losses[result.best_epoch - 1] == result.val_loss
@@ -48,27 +64,28 @@ def test_the_checkpoint_says_what_it_is(tiny_pairs: MakePairs, tmp_path: Path) -
     assert checkpoint.probe_intensity.max() == 1.0
     assert checkpoint.probe_intensity.min() == pytest.approx(0.04)
     assert checkpoint.geometry.differences(tiny_pairs().geometry) == ()
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoint.pt", "losses.csv"]
 
 
 def test_held_out_frames_are_judged_by_and_never_trained_on(tiny_pairs: MakePairs) -> None:
     sets = [tiny_pairs("one"), tiny_pairs("two", seed=1)]
-    samples = Samples(sets)
+    samples = Samples(sets, SETTINGS)
     judged = [sets[k // 80].scan_id for k in samples.judging if not held_out(sets[k // 80].scan_id, k % 80)]
     assert judged == []
     assert len(samples.training) + len(samples.judging) == 160
     assert not set(samples.training) & set(samples.judging)
-    counts, phase_rad, weight = samples.gather(np.array([3, 100, 7]))
-    assert np.array_equal(counts[1, 0], sets[1].counts[20])
-    assert np.array_equal(phase_rad[2, 0], sets[0].phase_rad[7])
-    assert weight.mean(axis=(1, 2, 3)) == pytest.approx(1.0, rel=1e-5)
+    found = samples.gather(np.array([3, 100, 7]))
+    assert np.array_equal(found.counts[1, 0], sets[1].counts[20])
+    assert np.array_equal(found.phase_rad[2, 0], sets[0].phase_rad[7])
+    assert found.owner.tolist() == [0, 1, 0]
+    assert samples.weights(plain=False).mean(axis=(1, 2, 3)) == pytest.approx(1.0, rel=1e-5)
 
 
 def test_parts_of_a_scan_train_together_and_no_frame_counts_twice(tiny_pairs: MakePairs, tmp_path: Path) -> None:
     left, right = (part(tiny_pairs(), rows) for rows in (slice(0, 50), slice(50, 80)))
-    halves = Samples([left, right])
+    halves = Samples([left, right], SETTINGS)
     assert len(halves.training) + len(halves.judging) == 80
-    again = Samples([left, tiny_pairs(seed=1)])
+    again = Samples([left, tiny_pairs(seed=1)], SETTINGS)
     assert len(again.training) + len(again.judging) == 80
     assert {*again.training, *again.judging} == set(range(50, 130))
     result = train([left, right], replace(SETTINGS, num_epochs=1), None, tmp_path, silent)
@@ -77,7 +94,8 @@ def test_parts_of_a_scan_train_together_and_no_frame_counts_twice(tiny_pairs: Ma
 
 
 def part(pairs: PairSet, rows: slice) -> PairSet:
-    return replace(pairs, counts=pairs.counts[rows], phase_rad=pairs.phase_rad[rows], unique_id=pairs.unique_id[rows])
+    by_frame = ("counts", "phase_rad", "mask", "frame_counts", "unique_id")
+    return replace(pairs, **{name: getattr(pairs, name)[rows] for name in by_frame})
 
 
 def test_a_new_mask_does_not_end_a_lineage(tiny_pairs: MakePairs, tiny_geometry: Geometry, tmp_path: Path) -> None:
@@ -141,10 +159,10 @@ def test_the_plain_loss_weighs_all_pixels_alike(tiny_pairs: MakePairs, tmp_path:
 
 
 def test_can_be_cancelled_and_leaves_the_best_so_far(tiny_pairs: MakePairs, tmp_path: Path) -> None:
-    reports: list[EpochReport] = []
+    heard = Heard()
     with pytest.raises(TrainingCancelled, match="epoch 3"):
-        train([tiny_pairs()], SETTINGS, None, tmp_path, reports.append, lambda: len(reports) == 2)
-    assert load_checkpoint(tmp_path / "checkpoint.pt").val_loss == reports[-1].best_val_loss
+        train([tiny_pairs()], SETTINGS, None, tmp_path, heard, lambda: len(heard.epochs) == 2)
+    assert load_checkpoint(tmp_path / "checkpoint.pt").val_loss == heard.epochs[-1].best_val_loss
 
 
 def test_leaves_out_what_does_not_belong_together_and_names_it(
@@ -159,8 +177,10 @@ def test_leaves_out_what_does_not_belong_together_and_names_it(
         "scan turned does not fit scan one: flip_rows differ",
         "scan coarse does not fit scan one: pixel sizes differ",
     )
-    result = train([turned, tiny_pairs("one")], short, first.checkpoint_path, tmp_path / "next", silent)
-    assert result.scans == ("one",)
+    heard = Heard()
+    result = train([turned, tiny_pairs("one")], short, first.checkpoint_path, tmp_path / "next", heard)
+    assert heard.begun[0].scans == ("one",)
+    assert result.scans == ("one", "two"), "all that the weights have learned from"
     assert result.skipped == ("scan turned does not fit the incumbent: flip_rows differ",)
     with pytest.raises(TrainingError, match="turned does not fit the incumbent: flip_rows"):
         train([turned], SETTINGS, first.checkpoint_path, tmp_path / "next", silent)
@@ -187,11 +207,10 @@ def test_scans_of_one_lineage_train_together(tiny_pairs: MakePairs, tiny_geometr
 
 def test_refuses_too_few_and_empty_frames(tiny_pairs: MakePairs, tmp_path: Path) -> None:
     pairs = tiny_pairs()
-    few = replace(pairs, counts=pairs.counts[:1], phase_rad=pairs.phase_rad[:1], unique_id=pairs.unique_id[:1])
     with pytest.raises(TrainingError, match="too few"):
-        train([few], SETTINGS, None, tmp_path, silent)
-    with pytest.raises(TrainingError, match="empty"):
-        train([replace(pairs, counts=np.zeros_like(pairs.counts))], SETTINGS, None, tmp_path, silent)
+        train([part(pairs, slice(1))], SETTINGS, None, tmp_path, silent)
+    with pytest.raises(TrainingError, match="80 frames, 80 of them empty"):
+        train([replace(pairs, frame_counts=np.zeros(80))], SETTINGS, None, tmp_path, silent)
 
 
 def test_a_loss_that_is_no_number_ends_the_round(tiny_pairs: MakePairs, tmp_path: Path) -> None:
