@@ -81,8 +81,9 @@ class Learner:
         with torch.inference_mode():
             for batch in batches:
                 scans = torch.from_numpy(self._samples.scan_of(batch.indices)).to(self._device)
-                errors = torch.stack(self._errors(self.network, batch), dim=1)
-                sums.index_add_(0, scans, errors.double())
+                errors = torch.stack(self._errors(self.network, batch), dim=1).double()
+                # no index_add_: on a GPU it adds up in any order
+                sums += torch.nn.functional.one_hot(scans, len(sums)).double().T @ errors
         return np.asarray(self._ranks.total(sums).cpu().numpy())
 
     def predict(self, counts: FloatArray) -> FloatArray:

@@ -5,7 +5,7 @@ state dict, so that published weights load. This module needs torch: import it w
 """
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,44 @@ _LAST_SPREAD = 1.0 / 30.0
 _LEAST_SPREAD = 1e-6
 
 
+class Doubling(nn.Upsample):
+    """Bilinear upsampling by two, which on a GPU, too, learns the same each time: PyTorch's own adds up in any order."""
+
+    def __init__(self) -> None:
+        super().__init__(scale_factor=2, mode="bilinear")
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) to (B, C, 2 h, 2 w)."""
+        if features.is_cuda and features.requires_grad:
+            return cast(torch.Tensor, _Doubled.apply(features))
+        return super().forward(features)
+
+
+class _Doubled(torch.autograd.Function):
+    """Upsampling whose gradient is written down."""
+
+    @staticmethod
+    def forward(context: Any, features: torch.Tensor) -> torch.Tensor:
+        return nn.functional.interpolate(features, scale_factor=2, mode="bilinear")
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return halved(gradients[0])
+
+
+def halved(gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient before bilinear doubling, (B, C, h, w), from that after it, (B, C, 2 h, 2 w).
+
+    Along each axis pixel i gave 3/4 to 2 i and to 2 i + 1, 1/4 to those on either side; at an edge that went to the
+    pixel at the edge.
+    """
+    channels = gradient.shape[1]
+    share = torch.tensor([0.25, 0.75, 0.75, 0.25], dtype=gradient.dtype, device=gradient.device)
+    kernel = torch.outer(share, share).expand(channels, 1, 4, 4)
+    beyond = nn.functional.pad(gradient, (1, 1, 1, 1), mode="replicate")
+    return nn.functional.conv2d(beyond, kernel, stride=2, groups=channels)
+
+
 class PtychoNN(nn.Module):
     """Encoder and phase decoder of 3 x 3 convolutions, without batch normalisation and without an amplitude head."""
 
@@ -32,7 +70,7 @@ class PtychoNN(nn.Module):
             width = channels
         decoder: list[nn.Module] = []
         for channels in reversed(CHANNELS):
-            decoder += [*_two_convolutions(width, channels), nn.Upsample(scale_factor=2, mode="bilinear")]
+            decoder += [*_two_convolutions(width, channels), Doubling()]
             width = channels
         self.encoder = nn.Sequential(*encoder)
         self.decoder2 = nn.Sequential(*decoder, nn.Conv2d(width, 1, 3, padding=1), nn.Tanh())

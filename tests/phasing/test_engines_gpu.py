@@ -61,5 +61,5 @@ def test_answers_as_float32_on_the_cpu_does(exported: Any, name: str, precision:
             with ThreadPoolExecutor(4) as pool:
                 answers = list(pool.map(engine.infer, inputs * 20))
             for phase_rad, truth_rad in zip(answers, expected * 20, strict=True):
-                assert np.abs(phase_rad - truth_rad).mean() < 0.02
+                assert np.abs(phase_rad - truth_rad).mean() < (0.04 if precision == "bfloat16" else 0.02)
             engine.close()

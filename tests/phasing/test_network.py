@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from phasing.errors import ModelError
-from phasing.network import PtychoNN, load_network, start_weights
+from phasing.network import PtychoNN, halved, load_network, start_weights
 
 
 def test_has_the_published_number_of_parameters_and_keys() -> None:
@@ -49,3 +49,12 @@ def test_refuses_weights_of_another_network() -> None:
 def test_refuses_what_is_no_state_at_all(state: Any) -> None:
     with pytest.raises(ModelError, match="not PtychoNN's"):
         load_network(state)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 1, 1), (2, 3, 2, 5), (1, 4, 6, 6)])
+def test_the_gradient_of_doubling_is_that_of_pytorch(shape: tuple[int, ...]) -> None:
+    features = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    doubled = torch.nn.functional.interpolate(features, scale_factor=2, mode="bilinear")
+    gradient = torch.randn_like(doubled)
+    doubled.backward(gradient)
+    torch.testing.assert_close(halved(gradient), features.grad)
