@@ -279,7 +279,17 @@ class ReconstructSection(Section):
 
 
 class TrainSection(Section):
-    """The training schedule of the paper (arXiv 2304.04297), and the gate's margin."""
+    """Training, by default as in the paper (arXiv 2304.04297), and the gate.
+
+    training_set: all frames of all scans, those of the last `last_scans`, or `reservoir_frames` drawn from all scans;
+    where the setpoints start. batch_size is that of each GPU; processes: that share a round, 0 for one on each GPU.
+    half_cycle_epochs: by default 6 of 50. min_counts: frames with fewer counts are left out. augment_overlap: turn and
+    mirror pairs by the symmetries under which the probe is itself to at least this share; 0 for none. A round ends
+    early when patience_epochs bring nothing better, or max_seconds are spent; 0 for neither. judged_frames: held-out
+    frames that every epoch is judged by; all of them are in the end. shown_frames: those of Train:Image.
+    gate_margin: how much better than the incumbent a candidate must be, 0.05 for five per cent; gate_scan_margin: how
+    much worse it may be on any single scan, unless empty.
+    """
 
     num_epochs: Count = 50
     batch_size: Count = 64
@@ -287,14 +297,32 @@ class TrainSection(Section):
     learning_rate_max: Positive = 5e-4
     half_cycle_epochs: Positive | None = None
     plain_loss: bool = False
+    training_set: Literal["all", "last", "reservoir"] = "all"
+    last_scans: Annotated[int, _within(workflow_pvs.LAST_SCANS)] = workflow_pvs.LAST_SCANS.initial
+    reservoir_frames: Annotated[int, _within(workflow_pvs.RESERVOIR)] = workflow_pvs.RESERVOIR.initial
+    min_counts: Annotated[float, Field(ge=0)] = 0.0
+    augment_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
+    patience_epochs: Annotated[int, Field(ge=0)] = 0
+    max_seconds: Annotated[float, Field(ge=0)] = 0.0
+    judged_frames: Count = 2048
+    shown_frames: Annotated[int, Field(ge=0, le=16)] = 4
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    processes: Annotated[int, Field(ge=0, le=64)] = 0
     seed: int = 0
     gate_margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gate_scan_margin: Annotated[float, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _rates_rise(self) -> Self:
         if self.learning_rate_min >= self.learning_rate_max:
             raise ValueError("learning_rate_min is not below learning_rate_max")
         return self
+
+    def settings(self) -> dict[str, Any]:
+        """What a round is told, but for what has a PV: TrainSettings' fields."""
+        return self.model_dump(
+            exclude={"training_set", "last_scans", "reservoir_frames", "num_epochs", "gate_margin", "gate_scan_margin"}
+        )
 
 
 class WorkflowSection(Section):

@@ -58,7 +58,7 @@ class Workflow:
         self._show_settings()
         switches = (pvs.GATE, pvs.STANDBY, pvs.AUTO, pvs.MAX_RUNS, *LIMITS, *KEPT)
         kept = KeptSetpoints(ioc, self._layout.journal / "switches.json", *switches)
-        self._streams = StreamServer([ioc.name(pv) for pv in (pvs.RECON_IMAGE, pvs.DIFFERENCE)])
+        self._streams = StreamServer([ioc.name(pv) for pv in (pvs.RECON_IMAGE, pvs.DIFFERENCE, pvs.TRAIN_IMAGE)])
         bridge = self._bridge = make_bridge(config, self._layout, lambda made: self._models.register(made))
         live_map = partial(fetch_map, f"{config.prefix}{LIVE_MAP.name}", timeout_s=LIVE_MAP_S)
         self._pictures = Pictures(ioc, self._streams, bridge.files, live_map)
@@ -156,6 +156,9 @@ class Workflow:
         post(pvs.NUM_MODES, config.reconstruct.num_modes)
         post(pvs.RECON_BATCH, config.reconstruct.batch_size)
         post(pvs.EPOCHS, config.train.num_epochs)
+        post(pvs.TRAINING_SET, ("all", "last", "reservoir").index(config.train.training_set))
+        post(pvs.LAST_SCANS, config.train.last_scans)
+        post(pvs.RESERVOIR, config.train.reservoir_frames)
 
     async def _cancel(self) -> None:
         for row in self._selected() or self._runs.open("run"):

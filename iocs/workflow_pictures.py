@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
+import numpy.typing as npt
 
 from hpc_bridge.errors import BridgeError
 from hpc_bridge.remote_files import FileReader
@@ -63,6 +64,10 @@ class Pictures:
         """Show a preview of the phase; one that a newer has replaced is left out."""
         self._wanted.put(lambda: self._preview(path, epoch))
 
+    def training(self, path: str, epoch: int) -> None:
+        """Show labels of held-out frames above their predictions; what a newer one has replaced is left out."""
+        self._wanted.put(lambda: self._training(path, epoch))
+
     def reconstruction(self, path: Path) -> None:
         """Show a finished reconstruction with its place on the sample."""
         self._wanted.put(lambda: self._reconstruction(path))
@@ -89,12 +94,25 @@ class Pictures:
                 step(*arguments)
 
     def _preview(self, path: str, epoch: int) -> None:
+        phase_rad = self._read(path)
+        if phase_rad is not None:
+            self._show(phase_rad, epoch, pvs.RECON_IMAGE)
+
+    def _training(self, path: str, epoch: int) -> None:
+        both_rad = self._read(path)
+        if both_rad is not None:
+            self._show(np.concatenate([np.hstack(list(row)) for row in both_rad]), epoch, pvs.TRAIN_IMAGE)
+
+    def _read(self, path: str) -> npt.NDArray[np.float32] | None:
+        """What a job has left to be shown; None where something newer has replaced it."""
         try:
-            phase_rad = np.load(io.BytesIO(self._files.read(path)), allow_pickle=False)
+            return np.asarray(np.load(io.BytesIO(self._files.read(path)), allow_pickle=False), np.float32)
         except (OSError, ValueError, BridgeError):
-            return  # a newer preview has replaced it
+            return None
+
+    def _show(self, phase_rad: npt.NDArray[np.float32], epoch: int, pv: Pv) -> None:
         self._image_id += 1
-        self._publish(NdFrame(self._image_id, time.time_ns(), phase_rad.astype(np.float32), {"Epoch": epoch}, "rad"))
+        self._publish(NdFrame(self._image_id, time.time_ns(), phase_rad, {"Epoch": epoch}, "rad"), pv)
 
     def _reconstruction(self, path: Path) -> None:
         found = Reconstruction.load(path)

@@ -49,6 +49,7 @@ class Progress:
         self._states: dict[str, str] = {}
         self._losses: list[float] = []
         self._val_losses: list[float] = []
+        self._rates: list[float] = []
 
     def moved(self, row: RunRow) -> None:
         """A run entered a state or ended."""
@@ -187,17 +188,24 @@ class Progress:
     def _show_lines(self, lines: list[Json]) -> float:
         share = 0.0
         for line in lines:
-            if line["event"] == "started" and line["job"] == "train":
-                self._losses, self._val_losses = [], []
-                self._ioc.post(pvs.EPOCH, 0)
-                self._ioc.post(pvs.NUM_SCANS, len(set(line["scans"])))
-                self._ioc.post(pvs.NUM_SAMPLES, line["num_samples"])
+            if line["event"] == "begun":
+                self._show_begun(line)
             elif line["event"] == "epoch":
                 (self._show_training if line["job"] == "train" else self._show_retrieval)(line)
                 share = line["epoch"] / line["num_epochs"]
-            elif line["event"] == "ended" and line.get("skipped"):
-                self._ioc.tell(pvs.TRAIN_MESSAGE, f"left out: {'; '.join(line['skipped'])}", Severity.MINOR)
+            elif line["event"] == "ended" and line["job"] == "train":
+                self._ioc.tell(pvs.TRAIN_MESSAGE, f"trained: {line['why']}{_left_out(line)}", _severity(line))
         return share
+
+    def _show_begun(self, line: Json) -> None:
+        """A round begins, or goes on from the epochs that an attempt before has done."""
+        self._losses, self._val_losses = line["losses"], line["val_losses"]
+        self._rates = line["learning_rates"]
+        self._ioc.post(pvs.EPOCH, len(self._losses))
+        self._ioc.post(pvs.NUM_SCANS, len(line["scans"]))
+        self._ioc.post(pvs.NUM_SAMPLES, line["num_samples"])
+        self._ioc.post(pvs.LEFT_OUT, "; ".join(line["skipped"]), severity=_severity(line))
+        self._show_histories()
 
     def _show_retrieval(self, line: Json) -> None:
         self._ioc.post(pvs.RECON_EPOCH, line["epoch"])
@@ -208,6 +216,7 @@ class Progress:
     def _show_training(self, line: Json) -> None:
         self._losses.append(line["loss"])
         self._val_losses.append(line["val_loss"])
+        self._rates.append(line["learning_rate"])
         shown = {
             pvs.EPOCH: line["epoch"],
             pvs.LOSS: line["loss"],
@@ -216,11 +225,26 @@ class Progress:
             pvs.LEARNING_RATE: line["learning_rate"],
             pvs.SAMPLE_RATE: line["samples_per_s"],
             pvs.TIME_LEFT: line["time_left_s"],
-            pvs.LOSS_HISTORY: tuple(self._losses),
-            pvs.VAL_LOSS_HISTORY: tuple(self._val_losses),
         }
         for pv, value in shown.items():
             self._ioc.post(pv, value)
+        self._show_histories()
+        if line.get("preview"):
+            self._pictures.training(line["preview"], line["epoch"])
+
+    def _show_histories(self) -> None:
+        histories = (pvs.LOSS_HISTORY, self._losses), (pvs.VAL_LOSS_HISTORY, self._val_losses)
+        for pv, values in (*histories, (pvs.RATE_HISTORY, self._rates)):
+            self._ioc.post(pv, tuple(values))
+
+
+def _left_out(line: Json) -> str:
+    """Which scans a round was not trained on, to be added to a message."""
+    return f"; left out: {'; '.join(line['skipped'])}" if line["skipped"] else ""
+
+
+def _severity(line: Json) -> Severity:
+    return Severity.MINOR if line["skipped"] else Severity.NO_ALARM
 
 
 def _share(row: RunRow) -> tuple[float, float]:

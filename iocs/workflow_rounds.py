@@ -13,7 +13,7 @@ from iocs.workflow_models import Models
 from iocs.workflow_progress import Progress
 from iocs.workflow_runs import Runs
 from phasing.errors import PhaselineError
-from pvdb import Severity
+from pvdb import Severity, state_name
 from pvdb import workflow as pvs
 
 
@@ -97,8 +97,7 @@ class Rounds:
         round_id = new_id("round")
         try:
             parent = self._models.parent
-            settings = self._settings.model_dump(exclude={"gate_margin"})
-            settings |= {"num_epochs": self._ioc.value(pvs.EPOCHS)}
+            settings = self._settings.settings() | self._setpoints()
             inbox = self._layout.inbox
             document = round_document(
                 self._experiment.site, round_id, pairs, parent, self._models.lineage, settings, inbox
@@ -110,3 +109,13 @@ class Rounds:
             raise ActionFailed(str(error)) from error
         self._ioc.tell(pvs.TRAIN_MESSAGE, f"{round_id} begins on {label}")
         return round_id
+
+    def _setpoints(self) -> dict[str, int]:
+        """What of a round's settings has PVs."""
+        value = self._ioc.value
+        chosen = state_name(pvs.TRAINING_SET, value(pvs.TRAINING_SET))
+        return {
+            "num_epochs": value(pvs.EPOCHS),
+            "last_scans": value(pvs.LAST_SCANS) if chosen == "Last scans" else 0,
+            "reservoir_frames": value(pvs.RESERVOIR) if chosen == "Reservoir" else 0,
+        }

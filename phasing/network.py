@@ -21,7 +21,7 @@ _LEAST_SPREAD = 1e-6
 
 
 class Doubling(nn.Upsample):
-    """Bilinear upsampling by two, which on a GPU, too, learns the same each time: PyTorch's own adds up in any order."""
+    """Bilinear upsampling by two that on a GPU, too, learns the same each time: PyTorch's own adds up in any order."""
 
     def __init__(self) -> None:
         super().__init__(scale_factor=2, mode="bilinear")

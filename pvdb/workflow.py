@@ -88,6 +88,11 @@ TRAIN_STATE = _train.state(
     {"Idle": _OK, "Training": _OK, "Exporting": _OK, "Standby": _OK, "Failed": _MAJOR},
 )  # fmt: skip
 EPOCHS = _train.integer("Epochs", "Epochs of a round", initial=50, limits=(1, 10_000), setpoint=True)
+TRAINING_SET = _train.state("Set", "Frames that a round trains on", ("All", "Last scans", "Reservoir"), setpoint=True)
+LAST_SCANS = _train.integer("LastScans", "Scans of the set Last scans", initial=8, limits=(1, 100_000), setpoint=True)
+RESERVOIR = _train.integer(
+    "Reservoir", "Frames of the set Reservoir", initial=20_000, limits=(10, 100_000_000), setpoint=True
+)
 EPOCH = _train.integer("Epoch", "Epochs done in this round")
 LOSS = _train.number("Loss", "Training loss of the latest epoch", unit="rad", precision=4)
 VAL_LOSS = _train.number("ValLoss", "Loss on held-out frames", unit="rad", precision=4)
@@ -97,6 +102,9 @@ LOSS_HISTORY = _train.waveform("LossHistory", "Training loss by epoch", unit="ra
 VAL_LOSS_HISTORY = _train.waveform(
     "ValLossHistory", "Held-out loss by epoch", unit="rad", max_length=10_000, precision=4
 )
+RATE_HISTORY = _train.waveform("RateHistory", "Learning rate by epoch", unit="1", max_length=10_000, precision=6)
+TRAIN_IMAGE = _train.image("Image", "Held-out labels above predictions", unit="rad")
+LEFT_OUT = _train.text("LeftOut", "Scans left out of training, and why", max_length=4096)
 NUM_SCANS = _train.integer("NumScans", "Scans in the training set")
 NUM_SAMPLES = _train.integer("NumSamples", "Frames in the training set")
 SAMPLE_RATE = _train.number("SampleRate", "Frames trained on a second", unit="1/s", precision=1)
