@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from iocs import flow_command, model_add
+from iocs import flow_command, model_command
 from iocs.config import Config, load, parse
 from phasing.errors import PhaselineError
 
@@ -60,8 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     login = globus.add_subparsers(required=True, metavar="ACTION")
     _command(login, "login", _globus_login, "log in as a person, for an IOC that works in your name")
     model = commands.add_parser("model", help="models in the registry", description="Models in the registry.")
-    actions = model.add_subparsers(required=True, metavar="ACTION")
-    model_add.declare(_command(actions, "add", _model_add, "register an ONNX file of any origin"))
+    model_command.declare(model.add_subparsers(required=True, metavar="ACTION"), _command, _prepared)
     return parser
 
 
@@ -153,10 +152,6 @@ def _globus_login(options: argparse.Namespace) -> int:
 
     log_in(_prepared(options))
     return 0
-
-
-def _model_add(options: argparse.Namespace) -> int:
-    return model_add.run(_prepared(options), options)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
-"""`phaseline model add`: an ONNX file of any origin becomes a version of the model registry."""
+"""`phaseline model add`: a network trained elsewhere becomes a version of the model registry."""
 
 import argparse
+import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from iocs.config import Config
 from iocs.workflow_layout import Layout
 from phasing.card import ModelCard, lineage_key
-from phasing.foreign import foreign_card, read_network, read_weight
+from phasing.checkpoint import Checkpoint, save_checkpoint
+from phasing.export import export_onnx
+from phasing.foreign import central_weight, foreign_card, read_network, read_weight
 from phasing.geometry import Geometry
+from phasing.published import published_checkpoint
 from phasing.store import Registry
 from pvdb import full_name
 from pvdb import workflow as pvs
 
+WEIGHTS = (".pth", ".pt")
 EXPLANATION = """\
 Register a network that was trained elsewhere, so that the edge can serve it. Any ONNX file will do that has one input
-and one output, both float32 of shape (B, 1, n, n), whatever their names; B may be open or a number, such as 8.
+and one output, both float32 of shape (B, 1, n, n), whatever their names; B may be open or a number, such as 8. From
+weights of PtychoNN (a state dict in a .pth file, as PyTorch saves it on whatever device) training can go on as well.
 
 Such a file does not say how frames are prepared for it. What the configuration's [geometry] says is used, but for what
 is given here. The network was trained on frames of one energy, distance and pixel size: give what differs.
@@ -34,7 +41,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Add the options of `model add` to its parser."""
     parser.description, parser.epilog = EXPLANATION, EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("file", type=Path, metavar="FILE.onnx")
+    parser.add_argument("file", type=Path, metavar="FILE", help="an ONNX file, or weights of PtychoNN (.pth, .pt)")
     frames = parser.add_argument_group("how the detector's frames become the network's input")
     frames.add_argument("--raw-shape", type=int, nargs=2, metavar=("H", "W"), help="rows and columns of a raw frame")
     frames.add_argument("--crop", type=int, metavar="N", help="pixels cut off each side of the raw frame")
@@ -66,18 +73,38 @@ def add(config: Config, options: argparse.Namespace) -> ModelCard:
 
     Safe while the workflow IOC runs. Raises ModelError or GeometryError; then the registry is as it was.
     """
-    network = read_network(options.file)
     geometry = chosen_geometry(config.geometry.geometry(), options)
+    pixel_size_m = options.object_pixel_size_m or geometry.object_pixel_size_m
+    weight = None if options.probe is None else read_weight(options.probe, geometry.frame_px)
+    layout = Layout.below(config.root, config.scans)
+    lineage = options.lineage or experiment_lineage(config, layout, geometry)
+    registry = Registry(layout.registry)
+    if options.file.suffix in WEIGHTS:
+        checkpoint = published_checkpoint(
+            options.file,
+            geometry,
+            counts_scale=options.counts_scale,
+            pixel_size_m=pixel_size_m,
+            probe_intensity=central_weight(geometry.frame_px) if weight is None else weight,
+        )
+        return _registered(registry, checkpoint, lineage)
     draft = foreign_card(
-        network,
+        read_network(options.file),
         geometry,
-        options.lineage or experiment_lineage(config, geometry),
+        lineage,
         counts_scale=options.counts_scale,
-        pixel_size_m=options.object_pixel_size_m,
-        weight=None if options.probe is None else read_weight(options.probe, geometry.frame_px),
+        pixel_size_m=pixel_size_m,
+        weight=weight,
     )
-    registry = Registry(Layout.below(config.root, config.scans).registry)
     return registry.publish(options.file, None, draft)
+
+
+def _registered(registry: Registry, checkpoint: Checkpoint, lineage: str) -> ModelCard:
+    """Export weights and put both into the registry."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights, network = Path(folder, "checkpoint.pt"), Path(folder, "model.onnx")
+        save_checkpoint(checkpoint, weights)
+        return registry.publish(network, weights, export_onnx(weights, network, lineage=lineage))
 
 
 def run(config: Config, options: argparse.Namespace) -> int:
@@ -94,7 +121,8 @@ def run(config: Config, options: argparse.Namespace) -> int:
         f" pixel of the prediction {card.pixel_size_m:g} m"
     )
     print(f"lineage {card.lineage}")
-    experiment = experiment_lineage(config, config.geometry.geometry())
+    layout = Layout.below(config.root, config.scans)
+    experiment = experiment_lineage(config, layout, config.geometry.geometry())
     if card.lineage != experiment:
         print(f"  not this experiment's, {experiment}: it can be put live by hand, and no round trains from it")
     print(f"in {(config.root / 'registry').resolve()}")
@@ -122,7 +150,12 @@ def chosen_geometry(configured: Geometry, options: argparse.Namespace) -> Geomet
     )
 
 
-def experiment_lineage(config: Config, geometry: Geometry) -> str:
-    """The lineage of this configuration's experiment, for frames of that geometry."""
-    experiment = config.experiment
-    return lineage_key(f"{experiment.proposal} {experiment.sample}", geometry, experiment.optics)
+def experiment_lineage(config: Config, layout: Layout, geometry: Geometry) -> str:
+    """The lineage of the present experiment, for frames of that geometry: as switched by PVs, else as configured."""
+    names = {pvs.PROPOSAL: config.experiment.proposal, pvs.SAMPLE: config.experiment.sample}
+    try:
+        kept = json.loads(layout.switches.read_text())
+    except FileNotFoundError:
+        kept = {}
+    proposal, sample = (kept.get(pv.name, configured) for pv, configured in names.items())
+    return lineage_key(f"{proposal} {sample}", geometry, config.experiment.optics)

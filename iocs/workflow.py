@@ -57,7 +57,7 @@ class Workflow:
         ioc = self._ioc = IocServer("workflow", "Workflow", config.prefix)
         self._show_settings()
         switches = (pvs.GATE, pvs.STANDBY, pvs.AUTO, pvs.MAX_RUNS, *LIMITS, *KEPT)
-        kept = KeptSetpoints(ioc, self._layout.journal / "switches.json", *switches)
+        kept = KeptSetpoints(ioc, self._layout.switches, *switches)
         self._streams = StreamServer([ioc.name(pv) for pv in (pvs.RECON_IMAGE, pvs.DIFFERENCE, pvs.TRAIN_IMAGE)])
         bridge = self._bridge = make_bridge(config, self._layout, lambda made: self._models.register(made))
         live_map = partial(fetch_map, f"{config.prefix}{LIVE_MAP.name}", timeout_s=LIVE_MAP_S)
@@ -83,6 +83,7 @@ class Workflow:
             self._experiment.lineage,
             prefix=config.prefix,
             margin=config.train.gate_margin,
+            scan_margin=config.train.gate_scan_margin,
             edge_timeout_s=config.workflow.edge_timeout_s,
         )
         self._experiment.on_change(lambda: self._models.follow(self._experiment.lineage))

@@ -24,6 +24,11 @@ class Layout:
         return layout
 
     @property
+    def switches(self) -> Path:
+        """What operators have switched, kept over restarts."""
+        return self.journal / "switches.json"
+
+    @property
     def inbox(self) -> Path:
         """Where flows that run elsewhere leave what is to be registered."""
         return self.journal / "inbox"

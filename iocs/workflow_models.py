@@ -27,11 +27,19 @@ class Models:
     """Owns the registry's active model and the announcement; all PVs of `Model:`."""
 
     def __init__(
-        self, ioc: IocServer, registry: Registry, lineage: str, *, prefix: str, margin: float, edge_timeout_s: float
+        self,
+        ioc: IocServer,
+        registry: Registry,
+        lineage: str,
+        *,
+        prefix: str,
+        margin: float,
+        scan_margin: float | None,
+        edge_timeout_s: float,
     ) -> None:
         """Register the handlers and announce the model that is active now."""
         self._ioc, self._registry, self.lineage = ioc, registry, lineage
-        self._margin, self._edge_timeout_s = margin, edge_timeout_s
+        self._margin, self._scan_margin, self._edge_timeout_s = margin, scan_margin, edge_timeout_s
         self._announced: Announcement | None = None
         self._choosing = threading.RLock()  # held from the look at what is active until its successor is announced
         self._running = self._replaced = 0  # versions: what the edge runs, what was active before
@@ -45,7 +53,7 @@ class Models:
         active = registry.active(lineage)
         if active is not None:
             self._announce(active)
-        self._following = asyncio.create_task(self._follow_registry(registry.newest()))
+        self._following = asyncio.create_task(self._follow_registry(registry.standing()))
         self._show()
 
     def close(self) -> None:
@@ -123,7 +131,14 @@ class Models:
         if active is not None and active.version != card.parent and mode is GateMode.BETTER_ONLY:
             # Its figures compare it with its parent, which is not what it would replace.
             return f"waits for Accept: version {active.version} is live, which it was not compared with"
-        verdict = judge(card.val_loss, card.incumbent_val_loss, mode, self._margin)
+        verdict = judge(
+            card.val_loss,
+            card.incumbent_val_loss,
+            mode,
+            self._margin,
+            scan_losses=card.scan_losses,
+            scan_margin=self._scan_margin,
+        )
         if verdict.accepted:
             self._make_active(card, verdict.reason)
         elif not verdict.pending:
@@ -254,20 +269,34 @@ class Models:
         card = self._registry.card(version)
         return {"card": json.dumps(card.to_json()), "data": content}
 
-    async def _follow_registry(self, shown: int) -> None:
-        """Show what another process registers, such as `phaseline model add`; `shown`: the version newest until now."""
+    async def _follow_registry(self, shown: frozenset[tuple[object, ...]]) -> None:
+        """Show what another process changes, such as `phaseline model add`, and announce what one puts live.
+
+        `shown`: how the registry stood until now.
+        """
         trouble = ""
         while True:
             await asyncio.sleep(REGISTRY_PERIOD_S)
             try:
-                newest = await asyncio.to_thread(self._registry.newest)
-                if newest != shown:
+                standing = await asyncio.to_thread(self._registry.standing)
+                if standing != shown:
+                    self._take_up()
                     self._show()
-                shown, trouble = newest, ""
+                shown, trouble = standing, ""
             except ModelError as error:
                 if str(error) != trouble:
                     self._ioc.tell(pvs.MODEL_MESSAGE, str(error), Severity.MAJOR)
                 trouble = str(error)
+
+    def _take_up(self) -> None:
+        """Announce what another process has made active."""
+        with self._choosing:
+            active, announced = self.active, self._announced
+            if active is None or (announced is not None and announced.version == active.version):
+                return
+            self._replaced = 0 if announced is None else announced.version
+            self._announce(active)
+        self._ioc.tell(pvs.MODEL_MESSAGE, f"version {active.version} was made active in the registry")
 
     def _show(self) -> None:
         """Post candidate, losses and the table: this lineage's models, those added by hand, and what is active."""
@@ -283,6 +312,13 @@ class Models:
                 pvs.ACTIVE_VAL_LOSS,
                 _number(incumbent),
                 message="" if incumbent is not None else "there was no incumbent to compare with",
+            )
+            self._ioc.post(
+                pvs.SCAN_LOSSES,
+                [
+                    (one.scan_id, one.num_frames, one.val_loss, _number(one.incumbent_val_loss), int(one.is_new))
+                    for one in newest.scan_losses
+                ],
             )
         rows = [
             (

@@ -29,14 +29,18 @@ CREATE TABLE IF NOT EXISTS models (
     checkpoint TEXT NOT NULL,
     card TEXT NOT NULL,
     state TEXT NOT NULL,
-    reason TEXT NOT NULL
+    reason TEXT NOT NULL,
+    card_digest TEXT NOT NULL DEFAULT ''
 )
 """
+_ADD_CARD_DIGEST = "ALTER TABLE models ADD COLUMN card_digest TEXT NOT NULL DEFAULT ''"
+"""For a registry of an earlier version, whose cards are not verified."""
 _GUESTS_SCHEMA = "CREATE TABLE IF NOT EXISTS guests (lineage TEXT PRIMARY KEY, version INTEGER NOT NULL)"
 """Versions of another lineage that somebody has let serve this one."""
 
 
-_Row = tuple[int, str, str, str]
+_Row = tuple[int, str, str, str, str]
+_COLUMNS = "version, card, state, reason, card_digest"
 
 
 class ModelState(StrEnum):
@@ -46,6 +50,7 @@ class ModelState(StrEnum):
     REFUSED = "refused"
     ACTIVE = "active"
     RETIRED = "retired"
+    DELETING = "to be deleted"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +94,9 @@ class Registry:
                 "INSERT INTO models (lineage, onnx, checkpoint, card, state, reason) VALUES (?, ?, ?, ?, ?, ?)", row
             ).lastrowid
             card = replace(draft, version=version or 0)
-            connection.execute("UPDATE models SET card = ? WHERE version = ?", (json.dumps(card.to_json()), version))
+            text = json.dumps(card.to_json())
+            kept = (text, _digest(text), version)
+            connection.execute("UPDATE models SET card = ?, card_digest = ? WHERE version = ?", kept)
         return card
 
     def entry(self, version: int) -> Entry:
@@ -126,10 +133,17 @@ class Registry:
         """The network as ONNX, verified by its digest at every read."""
         return self._verified(version, self.card(version).digest)[1]
 
-    def newest(self) -> int:
-        """The version that was published last, of whatever lineage; 0 before the first."""
+    def standing(self) -> frozenset[tuple[object, ...]]:
+        """Which versions there are, in which state, and which are guests: another value after every change."""
         with self._transaction() as connection:
-            return int(connection.execute("SELECT COALESCE(MAX(version), 0) FROM models").fetchone()[0])
+            models = connection.execute("SELECT version, state FROM models").fetchall()
+            return frozenset(models + connection.execute("SELECT version, lineage FROM guests").fetchall())
+
+    def version_of(self, digest: str) -> int | None:
+        """The newest version whose network has this digest; None where there is none."""
+        with self._transaction() as connection:
+            found = connection.execute("SELECT MAX(version) FROM models WHERE onnx = ?", (digest,)).fetchone()[0]
+        return None if found is None else int(found)
 
     def checkpoint_path(self, version: int) -> Path | None:
         """The file of the network's weights, verified by its digest at every call; None if it came without."""
@@ -169,6 +183,44 @@ class Registry:
                 raise ModelError(f"model version {version} is active: activate another one first")
             _set_state(connection, version, ModelState.REFUSED, reason)
 
+    def mark_for_deletion(self, version: int) -> None:
+        """The first step of deleting: the version is marked, and shown so; to activate it takes the mark away.
+
+        Raises ModelError for one that is active or guest anywhere, and for the parent of one that is: it is the way
+        back.
+        """
+        with self._transaction() as connection:
+            self._refuse_to_lose(connection, version)
+            _set_state(connection, version, ModelState.DELETING, "marked for deletion")
+
+    def delete(self, version: int) -> None:
+        """The second step: forget a version that is marked, and its files unless another version has the same.
+
+        Raises ModelError for one that is not marked, and as mark_for_deletion does.
+        """
+        with self._transaction() as connection:
+            self._refuse_to_lose(connection, version)
+            row = connection.execute(
+                "SELECT state, onnx, checkpoint FROM models WHERE version = ?", (version,)
+            ).fetchone()
+            if row[0] != ModelState.DELETING:
+                raise ModelError(f"model version {version} is {row[0]}: mark it for deletion first")
+            connection.execute("DELETE FROM models WHERE version = ?", (version,))
+            for digest in filter(None, row[1:]):
+                still = "SELECT 1 FROM models WHERE onnx = ? OR checkpoint = ?"
+                if connection.execute(still, (digest, digest)).fetchone() is None:
+                    self._object_path(digest).unlink(missing_ok=True)
+
+    def _refuse_to_lose(self, connection: sqlite3.Connection, version: int) -> None:
+        if connection.execute("SELECT 1 FROM models WHERE version = ?", (version,)).fetchone() is None:
+            raise ModelError(f"there is no model version {version}")
+        serving = f"SELECT {_COLUMNS} FROM models WHERE state = ? OR version IN (SELECT version FROM guests)"
+        for row in connection.execute(serving, (ModelState.ACTIVE,)).fetchall():
+            if row[0] == version:
+                raise ModelError(f"model version {version} is active: activate another one first")
+            if _entry(*row).card.parent == version:
+                raise ModelError(f"model version {version} is the way back from version {row[0]}, which is active")
+
     def _set_up(self) -> None:
         """Make the database, one process at a time, for SQLite lets nobody wait while the journal mode is changed."""
         with self._database.with_suffix(".lock").open("w") as lock:
@@ -177,6 +229,8 @@ class Registry:
                 connection.execute("PRAGMA journal_mode = WAL")
             with self._transaction() as connection:
                 connection.execute(_SCHEMA)
+                if "card_digest" not in {row[1] for row in connection.execute("PRAGMA table_info(models)")}:
+                    connection.execute(_ADD_CARD_DIGEST)
                 connection.execute(_GUESTS_SCHEMA)
 
     @contextmanager
@@ -200,7 +254,7 @@ class Registry:
 
     def _rows(self, clause: str, arguments: tuple[object, ...]) -> list[_Row]:
         with self._transaction() as connection:
-            return connection.execute(f"SELECT version, card, state, reason FROM models {clause}", arguments).fetchall()
+            return connection.execute(f"SELECT {_COLUMNS} FROM models {clause}", arguments).fetchall()
 
     def _readable(self, rows: list[_Row]) -> tuple[Entry, ...]:
         """The entries of all rows but the corrupted ones, so that one bad row hides no other model."""
@@ -243,7 +297,13 @@ class Registry:
         return path, content
 
 
-def _entry(version: int, card: str, state: str, reason: str) -> Entry:
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _entry(version: int, card: str, state: str, reason: str, card_digest: str) -> Entry:
+    if card_digest and _digest(card) != card_digest:
+        raise ModelError(f"model version {version}: its card was changed in the registry")
     try:
         return Entry(ModelCard.from_json(json.loads(card)), ModelState(state), reason)
     except (TypeError, ValueError, ModelError) as error:

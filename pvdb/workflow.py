@@ -138,6 +138,11 @@ MODEL_TABLE = _model.table(
         "created": "ad",
     },
 )
+SCAN_LOSSES = _model.table(
+    "Scans",
+    "Losses of the candidate on each scan",
+    {"scan": "as", "frames": "ai", "valLoss": "ad", "incumbentValLoss": "ad", "new": "ai"},
+)
 FETCH = _model.rpc("Fetch", "Card and bytes of a version")
 MODEL_MESSAGE = _model.text("Message", "Last event or error", max_length=512)
 

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from phasing.gate import GateMode, judge
+from phasing.rounds import ScanLoss
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,15 @@ def test_lets_through_what_is_not_worse(
 
 def test_the_reason_gives_both_losses() -> None:
     assert judge(0.7, 0.6).reason == "refused: validation loss 0.7000 rad, incumbent 0.6000 rad"
+
+
+def test_says_on_how_many_scans_it_is_better_and_may_refuse_for_one() -> None:
+    scans = [ScanLoss("a", 10, 0.2, 0.4), ScanLoss("b", 10, 0.36, 0.3), ScanLoss("c", 10, 0.1, None)]
+    verdict = judge(0.28, 0.35, scan_losses=scans)
+    assert verdict.accepted
+    assert "better on 1 of 2 scans" in verdict.reason
+    strict = judge(0.28, 0.35, scan_losses=scans, scan_margin=0.1)
+    assert not strict.accepted
+    assert "on scan b more than 10.0% worse" in strict.reason
+    assert judge(0.28, 0.35, scan_losses=scans, scan_margin=0.25).accepted
+    assert judge(0.28, 0.35, GateMode.ALWAYS, scan_losses=scans, scan_margin=0.1).accepted

@@ -76,9 +76,9 @@ def test_a_guest_serves_a_lineage_until_another_does(registry: Registry, exporte
 
 
 def test_a_model_without_weights_may_serve_every_lineage(registry: Registry, exported: Any) -> None:
-    assert registry.newest() == 0
+    assert registry.version_of(exported.draft.digest) is None
     card = registry.publish(exported.onnx_path, None, replace(exported.draft, lineage="other", val_loss=None))
-    assert registry.newest() == card.version == 1
+    assert registry.version_of(card.digest) == card.version == 1
     assert registry.checkpoint_path(1) is None
     assert registry.onnx_bytes(1) == exported.onnx_path.read_bytes()
     assert [entry.card.version for entry in registry.choices("one")] == [1]
@@ -161,7 +161,7 @@ def test_a_broken_database_and_a_broken_row_are_named(registry: Registry, export
     with sqlite3.connect(database) as connection:
         connection.execute("UPDATE models SET card = '{'")
     connection.close()
-    with pytest.raises(ModelError, match="version 1: its row"):
+    with pytest.raises(ModelError, match="version 1: its card was changed"):
         registry.card(1)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "registry.sqlite").write_bytes(b"no database, but long enough to be looked at" * 100)
@@ -185,7 +185,7 @@ def test_a_broken_row_hides_no_other_model(
     active = registry.active("one")
     assert active is not None
     assert active.version == 3
-    with pytest.raises(ModelError, match="version 2: its row"):
+    with pytest.raises(ModelError, match="version 2: its (card was changed|row)"):
         registry.entry(2)
 
 
@@ -243,3 +243,91 @@ def test_several_processes_publish_at_once(exported: Any, tmp_path: Path) -> Non
     states = [entry.state for entry in registry.versions()]
     assert states.count(ModelState.ACTIVE) == 1
     assert np.all([registry.onnx_bytes(version) == exported.onnx_path.read_bytes() for version in versions])
+
+
+def family(registry: Registry, exported: Any, number: int) -> None:
+    """Versions that are each the parent of the next; the last is active."""
+    for version in range(1, number + 1):
+        draft = replace(exported.draft, parent=version - 1 or None)
+        registry.publish(exported.onnx_path, exported.checkpoint_path, draft)
+    registry.set_active(number)
+
+
+def test_deleting_takes_two_steps_and_never_the_way_back(registry: Registry, exported: Any, tmp_path: Path) -> None:
+    family(registry, exported, 4)
+    for version, reason in ((4, "4 is active"), (3, "3 is the way back from version 4"), (9, "no model version 9")):
+        with pytest.raises(ModelError, match=reason):
+            registry.mark_for_deletion(version)
+    with pytest.raises(ModelError, match="version 1 is candidate: mark it"):
+        registry.delete(1)
+    registry.mark_for_deletion(1)
+    assert registry.entry(1).state is ModelState.DELETING
+    registry.delete(1)
+    assert [entry.card.version for entry in registry.versions()] == [2, 3, 4]
+    assert registry.onnx_bytes(4), "another version has the same files"
+    registry.mark_for_deletion(2)
+    registry.set_active(3)  # now 2 is the way back
+    with pytest.raises(ModelError, match="2 is the way back"):
+        registry.delete(2)
+    assert registry.publish(exported.onnx_path, None, exported.draft).version == 5, "no number is used twice"
+
+
+def test_files_go_with_the_last_version_that_has_them(registry: Registry, exported: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        publish(registry, exported)
+    files = tmp_path / "models" / "objects"
+    for version, left in ((1, 2), (2, 0)):
+        registry.mark_for_deletion(version)
+        registry.delete(version)
+        assert len([path for path in files.rglob("*") if path.is_file()]) == left
+
+
+def test_the_parent_of_a_guest_is_not_deleted(registry: Registry, exported: Any) -> None:
+    family(registry, exported, 2)
+    registry.set_active(2, lineage="other")
+    publish(registry, exported, exported.draft.lineage)
+    registry.set_active(3)
+    for version in (1, 2):
+        with pytest.raises(ModelError, match=str(version)):
+            registry.mark_for_deletion(version)
+
+
+def test_every_change_shows_in_the_standing(registry: Registry, exported: Any) -> None:
+    seen = [registry.standing()]
+    for change in (
+        lambda: publish(registry, exported),
+        lambda: publish(registry, exported),
+        lambda: registry.set_active(1),
+        lambda: registry.set_active(2),
+        lambda: registry.set_active(2, lineage="other"),
+        lambda: registry.mark_for_deletion(1),
+        lambda: registry.delete(1),
+    ):
+        change()
+        assert registry.standing() not in seen
+        seen.append(registry.standing())
+    assert registry.standing() == seen[-1]
+
+
+def test_a_card_edited_by_hand_is_found(registry: Registry, exported: Any, tmp_path: Path) -> None:
+    publish(registry, exported)
+    publish(registry, exported)
+    with closing(sqlite3.connect(tmp_path / "models" / "registry.sqlite")) as connection, connection:
+        connection.execute("UPDATE models SET card = REPLACE(card, '\"seconds\"', '\"second\"') WHERE version = 1")
+        connection.execute(
+            "UPDATE models SET card = REPLACE(card, '\"num_samples\": ', '\"num_samples\": 9') WHERE version = 2"
+        )
+    for version in (1, 2):
+        with pytest.raises(ModelError, match=f"version {version}: its card was changed"):
+            registry.card(version)
+    assert registry.versions() == ()
+
+
+def test_a_registry_of_an_earlier_version_is_read(registry: Registry, exported: Any, tmp_path: Path) -> None:
+    publish(registry, exported)
+    with closing(sqlite3.connect(tmp_path / "models" / "registry.sqlite")) as connection, connection:
+        connection.execute("ALTER TABLE models DROP COLUMN card_digest")
+    again = Registry(tmp_path / "models")
+    assert again.card(1).version == 1
+    publish(again, exported)
+    assert [entry.card.version for entry in again.versions()] == [1, 2]
