@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_bridge.ports import Json
 from hpc_bridge.site import Site, items
-from phasing.rounds import CHECKPOINT_NAME
+from phasing.rounds import CHECKPOINT_NAME, LOSSES_NAME
 
 if TYPE_CHECKING:
     from phasing.supplement import Supplement
@@ -109,7 +109,9 @@ def round_document(
             "parent": parent.version if parent else None,
             "progress": str(compute.on_disk(progress_path(round_id, "export"))),
         },
-        "return": items(compute, results, {f"{folder}/{name}": f"{folder}/{name}" for name in parts.values()}),
+        "return": items(
+            compute, results, {f"{folder}/{name}": f"{folder}/{name}" for name in (*parts.values(), LOSSES_NAME)}
+        ),
         "register": {
             "request": round_id,
             "inbox": str(inbox),

@@ -68,13 +68,21 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def defaults(file: Path) -> argparse.Namespace:
+    """The options for a file of which nothing else is said."""
+    parser = argparse.ArgumentParser()
+    declare(parser)
+    return parser.parse_args([str(file)])
+
+
 def add(config: Config, options: argparse.Namespace) -> ModelCard:
     """Check the file, make its card, and put both into the registry below the configuration's root.
 
     Safe while the workflow IOC runs. Raises ModelError or GeometryError; then the registry is as it was.
     """
     geometry = chosen_geometry(config.geometry.geometry(), options)
-    pixel_size_m = options.object_pixel_size_m or geometry.object_pixel_size_m
+    wanted_m = options.object_pixel_size_m
+    pixel_size_m = geometry.object_pixel_size_m if wanted_m is None else wanted_m
     weight = None if options.probe is None else read_weight(options.probe, geometry.frame_px)
     layout = Layout.below(config.root, config.scans)
     lineage = options.lineage or experiment_lineage(config, layout, geometry)

@@ -27,6 +27,7 @@ from iocs.workflow_mail import Mail
 from iocs.workflow_models import Models
 from iocs.workflow_pictures import Pictures
 from iocs.workflow_progress import Progress
+from iocs.workflow_registry import RegistryControls
 from iocs.workflow_rounds import Rounds
 from iocs.workflow_runs import Runs
 from iocs.workflow_scans import Scans
@@ -77,9 +78,11 @@ class Workflow:
         self._runner.subscribe(self._heard)
         self._runs = Runs(self._runner, ioc.stopping, run_flow=config.bridge.run_flow, elsewhere=bridge.flows)
         self._experiment = Experiment(ioc, config, self._bridge, self._runs, kept)
+        registry = Registry(self._layout.registry)
+        self._controls = RegistryControls(ioc, config, self._layout, registry)
         self._models = Models(
             ioc,
-            Registry(self._layout.registry),
+            registry,
             self._experiment.lineage,
             prefix=config.prefix,
             margin=config.train.gate_margin,

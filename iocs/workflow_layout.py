@@ -24,6 +24,11 @@ class Layout:
         return layout
 
     @property
+    def exchange(self) -> Path:
+        """Where models lie that are put in and taken out by PVs."""
+        return self.registry.parent / "exchange"
+
+    @property
     def switches(self) -> Path:
         """What operators have switched, kept over restarts."""
         return self.journal / "switches.json"

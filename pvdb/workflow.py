@@ -138,6 +138,12 @@ MODEL_TABLE = _model.table(
         "created": "ad",
     },
 )
+MODEL_VERSION = _model.integer("Version", "Version of Card, Export, Delete", limits=(0, 1_000_000), setpoint=True)
+CARD = _model.text("Card", "Card of that version as JSON", max_length=65_536)
+MODEL_FILE = _model.text("File", "File of Add and Export, in exchange/", max_length=255, setpoint=True)
+ADD = _model.action("Add", "Register the file: .onnx, .pth or .zip")
+EXPORT = _model.action("Export", "Write the version into the file")
+DELETE = _model.action("Delete", "Mark the version; again: delete it")
 SCAN_LOSSES = _model.table(
     "Scans",
     "Losses of the candidate on each scan",

@@ -112,15 +112,20 @@ def check_reconstruction(site, document, output):
 
 def check_round(site, document):
     lines = ProgressReader(Path(document["train"]["progress"])).read()
-    assert [line["event"] for line in lines] == ["started", "epoch", "epoch", "ended"]
-    assert lines[0]["scans"] == ["scan-1"]
-    assert lines[2].keys() >= {"epoch", "loss", "val_loss", "best_val_loss", "learning_rate", "samples_per_s"}
+    assert [line["event"] for line in lines] == ["started", "begun", "epoch", "epoch", "ended"]
+    assert lines[1]["scans"] == ["scan-1"]
+    assert lines[1]["num_samples"] + lines[1]["num_held_out"] == 60
+    assert np.load(lines[3]["preview"]).shape[0] == 2
+    assert lines[3].keys() >= {"epoch", "loss", "val_loss", "best_val_loss", "learning_rate", "samples_per_s"}
     output = outputs(document, "Train")
     assert output["scans"] == ["scan-1"]
     assert math.isfinite(output["val_loss"])
     assert output["incumbent_val_loss"] is None
     assert output["skipped"] == []
-    assert output["val_losses"] == [line["val_loss"] for line in lines[1:3]]
+    assert output["val_losses"] == [line["val_loss"] for line in lines[2:4]]
+    assert [loss["scan_id"] for loss in output["scan_losses"]] == ["scan-1"]
+    losses = (site.results.root / "rounds/round-1/losses.csv").read_text().splitlines()
+    assert losses[0].startswith("epoch,loss_rad,val_loss_rad")
     registered = outputs(document, "Register")
     assert registered["digest"] == outputs(document, "Export")["digest"]
     assert registered["request"] == "round-1"

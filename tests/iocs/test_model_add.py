@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_one_line_and_no_version(
     said = capsys.readouterr().err
     assert reason in said
     assert said.count("\n") == 1
-    assert registry(config).newest() == 0
+    assert registry(config).versions() == ()
 
 
 def test_files_that_are_no_network_are_refused_by_name(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

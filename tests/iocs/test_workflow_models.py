@@ -66,7 +66,13 @@ class Place:
         self.registry = Registry(folder / "registry")
         self.ioc = Ioc()
         self.models = Models(
-            cast(IocServer, self.ioc), self.registry, "test", prefix="T:", margin=0.0, edge_timeout_s=0.05
+            cast(IocServer, self.ioc),
+            self.registry,
+            "test",
+            prefix="T:",
+            margin=0.0,
+            scan_margin=None,
+            edge_timeout_s=0.05,
         )
 
     @property

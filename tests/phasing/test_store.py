@@ -185,7 +185,7 @@ def test_a_broken_row_hides_no_other_model(
     active = registry.active("one")
     assert active is not None
     assert active.version == 3
-    with pytest.raises(ModelError, match="version 2: its (card was changed|row)"):
+    with pytest.raises(ModelError, match=r"version 2: its (card was changed|row)"):
         registry.entry(2)
 
 
