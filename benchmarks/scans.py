@@ -12,15 +12,22 @@ from phasing.simulate import SimulatedScan, spiral
 
 
 def write_scan(
-    path: Path, geometry: Geometry, frames: int, *, step_m: float = 150e-9, seed: int = 0, x_m: float = 0.0
+    path: Path,
+    geometry: Geometry,
+    frames: int,
+    *,
+    step_m: float = 150e-9,
+    seed: int = 0,
+    x_m: float = 0.0,
+    begin_s: float = 1e9,
 ) -> Path:
-    """Write a scan whose id is the file's stem, around a place of its own on the sample."""
+    """Write a scan whose id is the file's stem, begun at a Unix time around a place of its own on the sample."""
     position_m = spiral(frames, step_m, center_m=(0.0, x_m))
     scan = SimulatedScan(geometry, position_m, seed=seed)
     with ScanWriter(path, path.stem, geometry, dtype=np.dtype(np.uint16)) as writer:
         for i, counts in enumerate(scan.frames()):
             place_y_m, place_x_m = position_m[i].tolist()
-            writer.append(Frame(i + 1, 1e9 + i, path.stem, counts, (place_y_m, place_x_m)))
+            writer.append(Frame(i + 1, begin_s + i, path.stem, counts, (place_y_m, place_x_m)))
     return path
 
 

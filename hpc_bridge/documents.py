@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Submission:
     """A scan to be run: its file with all others that belong to it, its id, and the lineage that it belongs to.
 
+    set_up: the lineage without proposal and sample. shared: whether models of other proposals may learn from it.
     supplement: how the file is to be read, where it does not say all itself; its position file is carried along.
     """
 
@@ -25,6 +26,8 @@ class Submission:
     lineage: str
     siblings: tuple[Path, ...] = ()
     supplement: "Supplement | None" = None
+    set_up: str = ""
+    shared: bool = False
 
 
 def progress_path(run_id: str, job: str) -> str:
@@ -47,7 +50,13 @@ def run_document(site: Site, run_id: str, scan: Submission, settings: Mapping[st
     copied = str(compute.on_disk(f"{folder}/{scan.file.name}"))
     reconstruction = f"reconstructions/{run_id}.h5"
     return site.head(run_id) | {
-        "scan": {"file": str(scan.file), "scan_id": scan.scan_id, "lineage": scan.lineage},
+        "scan": {
+            "file": str(scan.file),
+            "scan_id": scan.scan_id,
+            "lineage": scan.lineage,
+            "set_up": scan.set_up,
+            "shared": scan.shared,
+        },
         "transfer": items(site.scans, compute, copies),
         "reconstruct": {
             "scan_file": copied,

@@ -19,6 +19,7 @@ from iocs.stream import StreamServer
 from iocs.workflow_auto import AutoSubmit, Trigger
 from iocs.workflow_bridge import make_bridge
 from iocs.workflow_disk import Disk
+from iocs.workflow_excluded import Excluded
 from iocs.workflow_experiment import KEPT, Experiment
 from iocs.workflow_kept import KeptSetpoints
 from iocs.workflow_layout import Layout
@@ -77,7 +78,10 @@ class Workflow:
             ioc.listen(pv, partial(self._runner.set_limit, state))
         self._runner.subscribe(self._heard)
         self._runs = Runs(self._runner, ioc.stopping, run_flow=config.bridge.run_flow, elsewhere=bridge.flows)
-        self._experiment = Experiment(ioc, config, self._bridge, self._runs, kept)
+        self._experiment = Experiment(
+            ioc, config, self._bridge, self._runs, kept, self._layout.journal / "geometry.json"
+        )
+        self._excluded = Excluded(ioc, self._layout.journal / "excluded.json", self._runs)
         registry = Registry(self._layout.registry)
         self._controls = RegistryControls(ioc, config, self._layout, registry)
         self._models = Models(
@@ -90,7 +94,7 @@ class Workflow:
             edge_timeout_s=config.workflow.edge_timeout_s,
         )
         self._experiment.on_change(lambda: self._models.follow(self._experiment.lineage))
-        files = ScanFiles(config, self._experiment.geometry)
+        files = ScanFiles(config, config.geometry.geometry())
         self._scans = Scans(ioc, config.reconstruct, files, self._experiment, self._runs, self._pictures)
         self._trigger = Trigger(config.auto.when, *config.auto_pvs)
         self._auto = AutoSubmit(
@@ -102,7 +106,9 @@ class Workflow:
             self._layout.journal / "auto.json",
         )
         parts = (self._experiment, self._runs, self._models, self._progress)
-        self._rounds = Rounds(ioc, self._layout, *parts, config.train)
+        self._rounds = Rounds(ioc, self._layout, *parts, self._excluded, config.train)
+        self._excluded.on_change(self._rounds.begin_if_due)
+        self._experiment.on_change(self._rounds.begin_if_due)
         self._table = RunTable(ioc, self._runner)
         self._disk = Disk(ioc, self._runner, self._layout.journal / "held-by-disk")
         self._tidying = Tidying(ioc, config.retention, self._experiment, self._runs)

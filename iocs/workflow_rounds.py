@@ -4,9 +4,11 @@ from pathlib import Path
 
 from hpc_bridge.documents import round_document
 from hpc_bridge.journal import RunStatus
+from hpc_bridge.ports import Json
 from iocs.config import TrainSection
 from iocs.record import ActionFailed, Refused
 from iocs.server import IocServer
+from iocs.workflow_excluded import Excluded
 from iocs.workflow_experiment import Experiment
 from iocs.workflow_layout import Layout, new_id
 from iocs.workflow_models import Models
@@ -28,11 +30,12 @@ class Rounds:
         runs: Runs,
         models: Models,
         progress: Progress,
+        excluded: Excluded,
         settings: TrainSection,
     ) -> None:
         """Register the handlers; no round begins before `resume`."""
         self._ioc, self._layout, self._experiment, self._runs, self._models = ioc, layout, experiment, runs, models
-        self._progress, self._settings = progress, settings
+        self._progress, self._excluded, self._settings = progress, excluded, settings
         ioc.on_action(pvs.START, self._start)
         ioc.on_action(pvs.ABORT, self._abort)
         ioc.listen(pvs.STANDBY, self._standby_changed)
@@ -74,24 +77,38 @@ class Rounds:
         self.resume()
 
     def _taken(self) -> set[str]:
-        """Folders of pairs that a round was given, whatever became of it: a failed one is retried by hand."""
-        runner = self._runs.runner
-        rounds = [row for row in runner.snapshot() if row.kind == "round"]
-        return {path for row in rounds for path in self._runs.document(row.run_id)["train"]["pairs"]}
+        """Folders of pairs that a round of this lineage was given, whatever became of it: retried by hand."""
+        rounds = [row for row in self._runs.runner.snapshot() if row.kind == "round"]
+        documents = [self._runs.document(row.run_id) for row in rounds]
+        return {
+            path
+            for document in documents
+            if document["register"]["lineage"] == self._models.lineage
+            for path in document["train"]["pairs"]
+        }
 
     def _pairs(self) -> list[str]:
-        """Folders of the training pairs of this lineage's scans, the newest run of each scan file, oldest first."""
+        """Folders of the pairs that this lineage learns from, the newest run of each scan file, oldest first."""
         runner = self._runs.runner
         newest: dict[str, str] = {}
         for row in reversed(runner.snapshot()):
             if row.kind == "run" and row.status is RunStatus.SUCCEEDED:
                 document = self._runs.document(row.run_id)
-                if document["scan"]["lineage"] == self._models.lineage:
+                if self._may_train_on(document["scan"]):
                     newest[document["scan"]["file"]] = document["pairs"]["output"]
         # of folders of another machine, those that are gone are named by the training job
         if not self._experiment.site.shared:
             return list(newest.values())
         return [folder for folder in newest.values() if Path(folder).is_dir()]  # one tidied away ends no training
+
+    def _may_train_on(self, scan: Json) -> bool:
+        """Whether a scan is of this lineage, or shared like it and of the same set-up; never one that is excluded."""
+        if scan["scan_id"] in self._excluded:
+            return False
+        if scan["lineage"] == self._models.lineage:
+            return True
+        both_share = bool(self._ioc.value(pvs.SHARE)) and scan.get("shared", False)
+        return both_share and scan.get("set_up") == self._experiment.set_up_of(self._experiment.geometry)
 
     def _begin(self, pairs: list[str]) -> str:
         round_id = new_id("round")

@@ -71,8 +71,15 @@ class Scans:
                     raise Refused(f"{scan.num_frames} frames are too few: {min_frames} are needed")
                 self._refuse_doubles(scan)
                 run_id = new_id(path.stem)
-                lineage = self._experiment.lineage_of(scan.geometry)
-                submission = Submission(path, scan.scan_id, lineage, scan.siblings, scan.supplement)
+                submission = Submission(
+                    path,
+                    scan.scan_id,
+                    self._experiment.lineage_of(scan.geometry),
+                    scan.siblings,
+                    scan.supplement,
+                    self._experiment.set_up_of(scan.geometry),
+                    shared=bool(self._ioc.value(pvs.SHARE)),
+                )
                 document = run_document(self._experiment.site, run_id, submission, self._retrieval_settings())
                 self._runs.submit("run", document, scan.scan_id, run_id)
             except Refused:
@@ -99,7 +106,12 @@ class Scans:
             text += f" ({scan.num_left_out} more have no position)"
         if submission.lineage != self._experiment.lineage:
             different = ", ".join(scan.geometry.differences(self._experiment.geometry))
-            text += f"; not to be trained on, for its geometry is another: {different}"
+            if self._experiment.follow(scan.geometry, float(scan.time_s[-1])):
+                text += f"; lineage {submission.lineage} goes on from here, for the geometry is another: {different}"
+            else:
+                text += (
+                    f"; trained on with its own lineage alone, for it is older and its geometry another: {different}"
+                )
         self._ioc.tell(pvs.SCAN_MESSAGE, text)
 
     def _retrieval_settings(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ _exp = Area("Exp:", message="Message")
 PROPOSAL = _exp.text("Proposal", "Proposal that the scans belong to", kind=Kind.STRING, setpoint=True)
 SAMPLE = _exp.text("Sample", "Sample of the scans", kind=Kind.STRING, setpoint=True)
 ROOT = _exp.text("Root", "Folder of everything that is computed", max_length=1024, setpoint=True)
+SHARE = _exp.state("Share", "Train with scans of other proposals", ("Off", "On"), setpoint=True)
 LINEAGE = _exp.text("Lineage", "Lineage of the models trained now", max_length=120)
 EXP_MESSAGE = _exp.text("Message", "Last event or error", max_length=512)
 
@@ -20,6 +21,9 @@ MAX_MISSING = _scan.integer(
     "MaxMissing", "Frames that may lack a position", initial=0, limits=(0, 1_000_000), setpoint=True
 )
 SUBMIT = _scan.action("Submit", "Accept the scan file and queue its run")
+EXCLUDE = _scan.text("Exclude", "Scan that is never trained on again", max_length=80, setpoint=True)
+INCLUDE = _scan.text("Include", "Excluded scan that may be trained on", max_length=80, setpoint=True)
+EXCLUDED = _scan.text("Excluded", "Scans that are not trained on", max_length=65_536)
 AUTO = _scan.state("Auto", "Submit scans by themselves when they end", ("Off", "On"), setpoint=True)
 AUTO_STATE = _scan.state(
     "AutoState", "Whether the ends of scans are seen", {"Off": _OK, "Watching": _OK, "Disconnected": _MAJOR}

@@ -303,23 +303,6 @@ def test_a_failing_stage_sets_alarm_and_message_and_can_be_retried(workplace: Wo
         workplace.client.put(pvs.RETRY, 1)
 
 
-def test_a_scan_of_another_geometry_is_reconstructed_but_not_trained_on(workplace: Workplace) -> None:
-    workplace.client.put(pvs.STANDBY, "On")
-    done = int(workplace.client.get(pvs.SUCCEEDED_RUNS))
-    workplace.submit(workplace.write_scan("energy.h5", seed=5, energy_ev=9_000.0))
-    workplace.until(lambda: "not to be trained on" in str(workplace.value(pvs.SCAN_MESSAGE)), "it is told")
-    assert "energy_ev" in str(workplace.value(pvs.SCAN_MESSAGE))
-    workplace.until(lambda: workplace.value(pvs.SUCCEEDED_RUNS) == done + 1, "the run is done")
-    workplace.client.put(pvs.START, 1, timeout_s=PATIENCE_S)
-    assert "scan-5" not in _scans_of_newest_model(workplace)
-
-
-def _scans_of_newest_model(workplace: Workplace) -> tuple[str, ...]:
-    from phasing.store import Registry
-
-    return Registry(workplace.folder / "data" / "registry").versions()[-1].card.scans
-
-
 def test_work_goes_on_where_it_was_when_the_ioc_is_killed(workplace: Workplace) -> None:
     done = int(workplace.client.get(pvs.SUCCEEDED_RUNS))
     workplace.client.put(pvs.NUM_EPOCHS, 40)

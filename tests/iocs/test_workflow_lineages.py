@@ -1,0 +1,139 @@
+"""What the real workflow IOC trains on: by lineage, by what proposals share, by what is excluded."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from following import Following
+from harness import start_ioc, write_config
+
+from benchmarks.scans import write_scan
+from iocs.client import ClientError
+from phasing.geometry import Geometry
+from phasing.store import Registry
+from pvdb import workflow as pvs
+
+PREFIX = f"L{os.getpid()}:"
+GEOMETRY = Geometry(10_400.0, 1.55, 110e-6, (64, 64), 64)
+PATIENCE_S = 600.0
+SETTINGS = """
+[reconstruct]
+num_epochs = 1
+[train]
+num_epochs = 1
+[workflow]
+nice = 0
+threads_per_worker = 1
+"""
+WATCHED = (pvs.LINEAGE, pvs.SUCCEEDED_RUNS, pvs.SCAN_MESSAGE, pvs.EXCLUDED, pvs.TRAIN_STATE, pvs.NUM_SCANS)
+
+
+class Place:
+    """A workflow IOC that begins no round by itself, and scans to submit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "data" / "scans").mkdir(parents=True)
+        self.config = write_config(folder, PREFIX, SETTINGS)
+        self.parts = ExitStack()
+        self.start()
+        self.client.put(pvs.STANDBY, "On")
+
+    def start(self) -> None:
+        ioc = start_ioc("workflow", self.config)
+        self.parts.callback(ioc.stop)
+        self.client = self.parts.enter_context(closing(Following(PREFIX)))
+        self.client.watch(*WATCHED)
+
+    def stop(self) -> None:
+        self.parts.close()
+
+    def until(self, condition: object, what: str) -> None:
+        self.client.wait(condition, what, PATIENCE_S)  # type: ignore[arg-type]
+
+    def run(self, name: str, *, energy_ev: float = 10_400.0, begin_s: float = 1e9) -> None:
+        """Reconstruct a scan of 40 frames and make its pairs."""
+        path = self.folder / "data" / "scans" / f"{name}.h5"
+        write_scan(path, replace(GEOMETRY, energy_ev=energy_ev), 40, begin_s=begin_s)
+        self.client.put(pvs.FILE, str(path))
+        self.client.put(pvs.RUN, 1, timeout_s=PATIENCE_S)
+
+    def train(self) -> tuple[str, ...]:
+        """Train a round now; returns the scans of its model."""
+        self.client.put(pvs.START, 1, timeout_s=PATIENCE_S)
+        return Registry(self.folder / "data" / "registry").versions()[-1].card.scans
+
+    def lineage(self) -> str:
+        return str(self.client.get(pvs.LINEAGE))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.stop()
+
+
+def test_a_change_of_geometry_starts_a_lineage_of_its_own(place: Place) -> None:
+    first = place.lineage()
+    place.run("usual")
+    place.run("softer", energy_ev=9_000.0, begin_s=1.1e9)
+    place.until(lambda: place.client.value(pvs.LINEAGE) != first, "another lineage")
+    assert "for the geometry is another: energy_ev" in str(place.client.get(pvs.SCAN_MESSAGE))
+    second = place.lineage()
+    assert place.train() == ("softer",)
+    place.stop()
+    place.start()
+    assert place.lineage() == second, "remembered"
+    place.run("old")
+    assert "it is older and its geometry another" in str(place.client.get(pvs.SCAN_MESSAGE))
+    assert place.lineage() == second
+    place.run("usual again", begin_s=1.2e9)
+    place.until(lambda: place.client.value(pvs.LINEAGE) == first, "back in the first lineage")
+    assert place.train() == ("usual", "old", "usual again")
+    cards = [entry.card for entry in Registry(place.folder / "data" / "registry").versions()]
+    assert [(card.lineage, card.parent) for card in cards] == [(second, None), (first, None)]
+
+
+def test_no_proposal_learns_from_another_unless_both_share(place: Place) -> None:
+    client = place.client
+    place.run("kept")
+    client.put(pvs.SHARE, "On")
+    place.run("shared")
+    client.put(pvs.SHARE, "Off")
+    client.put(pvs.PROPOSAL, "another")
+    with pytest.raises(ClientError, match="no training pairs yet"):
+        client.put(pvs.START, 1)
+    client.put(pvs.SHARE, "On")
+    assert place.train() == ("shared",)
+    place.run("own")
+    assert place.train() == ("shared", "own")
+
+
+def test_an_excluded_scan_is_trained_on_no_more(place: Place) -> None:
+    client = place.client
+    place.run("good")
+    place.run("bad")
+    for pv, scan, reason in (
+        (pvs.EXCLUDE, "unknown", "no scan unknown was ever accepted"),
+        (pvs.INCLUDE, "bad", "bad is not excluded"),
+    ):
+        with pytest.raises(ClientError, match=reason):
+            client.put(pv, scan)
+    client.put(pvs.EXCLUDE, "bad")
+    place.until(lambda: client.value(pvs.EXCLUDED) == "bad", "it is shown")
+    assert place.train() == ("good",)
+    place.stop()
+    place.start()
+    client = place.client
+    assert client.get(pvs.EXCLUDED) == "bad"
+    client.put(pvs.EXCLUDE, "good")
+    with pytest.raises(ClientError, match="no training pairs yet"):
+        client.put(pvs.START, 1)
+    client.put(pvs.INCLUDE, "good")
+    client.put(pvs.INCLUDE, "bad")
+    assert client.get(pvs.EXCLUDED) == ""
+    assert set(place.train()) == {"good", "bad"}
