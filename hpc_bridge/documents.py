@@ -35,7 +35,13 @@ def progress_path(run_id: str, job: str) -> str:
     return f"progress/{run_id}-{job}.jsonl"
 
 
-def run_document(site: Site, run_id: str, scan: Submission, settings: Mapping[str, Any]) -> Json:
+def run_document(
+    site: Site,
+    run_id: str,
+    scan: Submission,
+    settings: Mapping[str, Any],
+    pair_settings: Mapping[str, Any] | None = None,
+) -> Json:
     """The input of a scan's run; `settings` are those of phase retrieval. Raises OutsideFolder."""
     compute, results = site.compute, site.results
     folder = f"scans/{run_id}"
@@ -71,6 +77,7 @@ def run_document(site: Site, run_id: str, scan: Submission, settings: Mapping[st
             "output": str(compute.on_disk(f"pairs/{run_id}")),
             "progress": str(compute.on_disk(progress_path(run_id, "pairs"))),
             **reading,
+            **(pair_settings or {}),
         },
         "return": items(compute, results, {reconstruction: reconstruction}),
         "results": {"reconstruction": str(results.on_disk(reconstruction))},

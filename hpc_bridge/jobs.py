@@ -48,14 +48,17 @@ def reconstruct(
     progress: str | None = None,
     supplement: Json | None = None,
     former: str | None = None,
+    half_scans: bool = False,
     **settings: Any,
 ) -> Json:
     """Retrieve the phase of a scan file into ``output`` (HDF5); ``settings`` are RetrieveSettings' fields.
 
     ``supplement``: what phasing.supplement.Supplement.to_json gives, how to read scan files of the beamline's own.
-    ``former``: a file that an earlier call wrote, to start from.
+    ``former``: a file that an earlier call wrote, to start from. ``half_scans``: judge the result by two further
+    reconstructions, from every other frame each; takes as long again.
     Previews of the object's phase, (H, W) float32 rad, appear beside ``output`` as .npy files; a line names each.
     """
+    from phasing.quality import quality
     from phasing.reconstruction import Reconstruction
     from phasing.retrieve import RetrieveSettings, retrieve
 
@@ -70,9 +73,13 @@ def reconstruct(
             old.unlink()
         start = Reconstruction.load(_path("former", former)) if former else None
         result = retrieve(scan, chosen, partial(_report_retrieval, writer, target), former=start)
+        figures = quality(scan, result, chosen, _reconstruct_quietly, half_scans=half_scans)
         result.save(target)
+        figures.save(target)
+        writer.write("quality", job="reconstruct", **asdict(figures))
         writer.write("ended", job="reconstruct")
     return {
+        **asdict(figures),
         "reconstruction": str(target),
         "scan_id": scan.scan_id,
         "num_frames": scan.num_frames,
@@ -191,6 +198,12 @@ def export(
             part.write_text(json.dumps(card.to_json()), encoding="utf-8")
         writer.write("ended", job="export")
     return {"onnx": str(target), "card": str(card_path), "checkpoint": checkpoint, "digest": card.digest}
+
+
+def _reconstruct_quietly(scan: "scanfile.Scan", settings: "retrieval.RetrieveSettings") -> "retrieval.Reconstruction":
+    from phasing.retrieve import retrieve
+
+    return retrieve(scan, settings, lambda report: None)
 
 
 def _report_retrieval(writer: ProgressWriter, output: Path, report: "retrieval.EpochReport") -> None:

@@ -265,7 +265,9 @@ class RetentionSection(Section):
 class ReconstructSection(Section):
     """Phase retrieval: where the setpoints start, and what has no PV.
 
-    num_gpus: GPUs that share one scan, with tike.
+    num_gpus: GPUs that share one scan, with tike. half_scans: reconstruct two halves of each scan as well, to know
+    how well it is resolved; takes as long again. Reconstructions beyond max_fourier_error or below
+    min_ring_correlation are not trained on; 0 for no limit.
     """
 
     engine: Literal["ptychi", "tike"] = "ptychi"
@@ -276,6 +278,21 @@ class ReconstructSection(Section):
     preview_every: Count = 5
     num_gpus: Count = 1
     seed: int = 0
+    half_scans: bool = True
+    max_fourier_error: Annotated[float, _within(workflow_pvs.MAX_FOURIER_ERROR)] = 0.0
+    min_ring_correlation: Annotated[float, _within(workflow_pvs.MIN_RING_CORRELATION)] = 0.0
+
+
+class PairsSection(Section):
+    """Training pairs: which pixels the network learns, and where the phase counts as known.
+
+    pixel_size_m: of the phase; by default the reconstruction's, which follows from the geometry. min_illumination,
+    min_probe: shares below which a pixel is masked: of the light that all frames brought, of the probe's amplitude.
+    """
+
+    pixel_size_m: Positive | None = None
+    min_illumination: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    min_probe: Annotated[float, Field(ge=0, lt=1)] = 0.02
 
 
 class TrainSection(Section):
@@ -389,6 +406,7 @@ class Config(Section):
     detector: DetectorSection = DetectorSection()
     edge: EdgeSection = EdgeSection()
     reconstruct: ReconstructSection = ReconstructSection()
+    pairs: PairsSection = PairsSection()
     train: TrainSection = TrainSection()
     workflow: WorkflowSection = WorkflowSection()
     auto: AutoSection = AutoSection()

@@ -95,7 +95,7 @@ class Workflow:
         )
         self._experiment.on_change(lambda: self._models.follow(self._experiment.lineage))
         files = ScanFiles(config, config.geometry.geometry())
-        self._scans = Scans(ioc, config.reconstruct, files, self._experiment, self._runs, self._pictures)
+        self._scans = Scans(ioc, config.reconstruct, config.pairs, files, self._experiment, self._runs, self._pictures)
         self._trigger = Trigger(config.auto.when, *config.auto_pvs)
         self._auto = AutoSubmit(
             ioc,
@@ -165,6 +165,8 @@ class Workflow:
         post(pvs.NUM_EPOCHS, config.reconstruct.num_epochs)
         post(pvs.NUM_MODES, config.reconstruct.num_modes)
         post(pvs.RECON_BATCH, config.reconstruct.batch_size)
+        post(pvs.MAX_FOURIER_ERROR, config.reconstruct.max_fourier_error)
+        post(pvs.MIN_RING_CORRELATION, config.reconstruct.min_ring_correlation)
         post(pvs.EPOCHS, config.train.num_epochs)
         post(pvs.TRAINING_SET, ("all", "last", "reservoir").index(config.train.training_set))
         post(pvs.LAST_SCANS, config.train.last_scans)

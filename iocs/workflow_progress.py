@@ -1,5 +1,6 @@
 """How far runs and rounds are: from the runner's journal and the jobs' progress files to PVs, while they run."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -190,12 +191,25 @@ class Progress:
         for line in lines:
             if line["event"] == "begun":
                 self._show_begun(line)
+            elif line["event"] == "quality":
+                self._show_quality(line)
             elif line["event"] == "epoch":
                 (self._show_training if line["job"] == "train" else self._show_retrieval)(line)
                 share = line["epoch"] / line["num_epochs"]
             elif line["event"] == "ended" and line["job"] == "train":
                 self._ioc.tell(pvs.TRAIN_MESSAGE, f"trained: {line['why']}{_left_out(line)}", _severity(line))
         return share
+
+    def _show_quality(self, line: Json) -> None:
+        """How good the reconstruction is; NaN for halves that were not reconstructed."""
+        period_m = line["resolution_m"]
+        shown = {
+            pvs.FOURIER_ERROR: line["fourier_error"],
+            pvs.RING_CORRELATION: line["ring_correlation"],
+            pvs.RESOLUTION: None if period_m is None else period_m * 1e9,
+        }
+        for pv, value in shown.items():
+            self._ioc.post(pv, math.nan if value is None else value)
 
     def _show_begun(self, line: Json) -> None:
         """A round begins, or goes on from the epochs that an attempt before has done."""

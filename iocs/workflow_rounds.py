@@ -15,6 +15,7 @@ from iocs.workflow_models import Models
 from iocs.workflow_progress import Progress
 from iocs.workflow_runs import Runs
 from phasing.errors import PhaselineError
+from phasing.quality import Quality
 from pvdb import Severity, state_name
 from pvdb import workflow as pvs
 
@@ -39,6 +40,9 @@ class Rounds:
         ioc.on_action(pvs.START, self._start)
         ioc.on_action(pvs.ABORT, self._abort)
         ioc.listen(pvs.STANDBY, self._standby_changed)
+        for limit in (pvs.MAX_FOURIER_ERROR, pvs.MIN_RING_CORRELATION):
+            ioc.listen(limit, lambda _: self.begin_if_due())
+        self._qualities: dict[str, Quality | None] = {}
 
     def resume(self) -> None:
         """Show how training stands, and begin a round if one is due."""
@@ -91,15 +95,45 @@ class Rounds:
         """Folders of the pairs that this lineage learns from, the newest run of each scan file, oldest first."""
         runner = self._runs.runner
         newest: dict[str, str] = {}
+        kept_out: dict[str, str] = {}
         for row in reversed(runner.snapshot()):
             if row.kind == "run" and row.status is RunStatus.SUCCEEDED:
                 document = self._runs.document(row.run_id)
-                if self._may_train_on(document["scan"]):
-                    newest[document["scan"]["file"]] = document["pairs"]["output"]
+                scan = document["scan"]
+                if not self._may_train_on(scan):
+                    continue
+                newest.pop(scan["file"], None)
+                kept_out.pop(scan["scan_id"], None)
+                if fault := self._fault(row.run_id, document):
+                    kept_out[scan["scan_id"]] = fault
+                else:
+                    newest[scan["file"]] = document["pairs"]["output"]
+        self._tell_kept_out(kept_out)
         # of folders of another machine, those that are gone are named by the training job
         if not self._experiment.site.shared:
             return list(newest.values())
         return [folder for folder in newest.values() if Path(folder).is_dir()]  # one tidied away ends no training
+
+    def _fault(self, run_id: str, document: Json) -> str:
+        """Why a reconstruction is too bad to be trained on; empty when it is not, or when nothing is known of it."""
+        value = self._ioc.value
+        limits = (value(pvs.MAX_FOURIER_ERROR), value(pvs.MIN_RING_CORRELATION))
+        if not any(limits):
+            return ""
+        if run_id not in self._qualities:
+            try:
+                self._qualities[run_id] = Quality.load(Path(document["results"]["reconstruction"]))
+            except PhaselineError as error:
+                return str(error)
+        found = self._qualities[run_id]
+        return found.fault(max_fourier_error=limits[0], min_ring_correlation=limits[1]) if found else ""
+
+    def _tell_kept_out(self, kept_out: dict[str, str]) -> None:
+        """Show which scans are kept out, and say so when there are others than before."""
+        text = "; ".join(f"scan {scan_id}: {fault}" for scan_id, fault in kept_out.items())
+        if text != self._ioc.value(pvs.KEPT_OUT):
+            self._ioc.post(pvs.KEPT_OUT, text, severity=Severity.MINOR if text else Severity.NO_ALARM)
+            self._ioc.tell(pvs.TRAIN_MESSAGE, f"kept out of training: {text or 'none any more'}", Severity.MINOR)
 
     def _may_train_on(self, scan: Json) -> bool:
         """Whether a scan is of this lineage, or shared like it and of the same set-up; never one that is excluded."""

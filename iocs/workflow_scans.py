@@ -6,7 +6,7 @@ from typing import Any
 
 from hpc_bridge.documents import Submission, run_document
 from hpc_bridge.site import OutsideFolder
-from iocs.config import ReconstructSection
+from iocs.config import PairsSection, ReconstructSection
 from iocs.record import ActionFailed, Refused
 from iocs.scan_files import ScanFiles
 from iocs.server import IocServer
@@ -28,13 +28,15 @@ class Scans:
         self,
         ioc: IocServer,
         settings: ReconstructSection,
+        pairs: PairsSection,
         files: ScanFiles,
         experiment: Experiment,
         runs: Runs,
         pictures: Pictures,
     ) -> None:
         """Register the handlers."""
-        self._ioc, self._settings, self._files, self._experiment = ioc, settings, files, experiment
+        self._ioc, self._settings, self._pairs = ioc, settings, pairs
+        self._files, self._experiment = files, experiment
         self._runs, self._pictures = runs, pictures
         self._accepting = asyncio.Lock()
         ioc.on_action(pvs.SUBMIT, self._submit)
@@ -80,7 +82,9 @@ class Scans:
                     self._experiment.set_up_of(scan.geometry),
                     shared=bool(self._ioc.value(pvs.SHARE)),
                 )
-                document = run_document(self._experiment.site, run_id, submission, self._retrieval_settings())
+                document = run_document(
+                    self._experiment.site, run_id, submission, self._retrieval_settings(), self._pairs.model_dump()
+                )
                 self._runs.submit("run", document, scan.scan_id, run_id)
             except Refused:
                 raise
@@ -127,5 +131,6 @@ class Scans:
             "defocus_m": settings.defocus_m,
             "preview_every": settings.preview_every,
             "seed": settings.seed,
+            "half_scans": settings.half_scans,
             **({"former": self._runs.reconstruction(former)} if former else {}),
         }

@@ -23,7 +23,7 @@ def map_correlation(one: StitchedMap, two: StitchedMap) -> float:
     The maps may differ in grid, extent and pixel size: two is interpolated onto one's grid. Pixels weigh by the
     geometric mean of both weights. Raises PhaselineError when the maps share fewer than 16 pixels.
     """
-    first, second, weight = _flattened(one, two)
+    first, second, weight = flattened(one, two)
     weight = weight / weight.sum()
     norm = np.sqrt((weight * first**2).sum() * (weight * second**2).sum())
     return float((weight * first * second).sum() / norm) if norm > 1e-12 else 0.0
@@ -34,15 +34,18 @@ def map_difference(one: StitchedMap, two: StitchedMap) -> StitchedMap:
 
     Raises PhaselineError when the maps share fewer than 16 pixels.
     """
-    first, second, weight = _flattened(one, two)
+    first, second, weight = flattened(one, two)
     phase_rad = np.where(weight > 0, first - second, np.nan).astype(np.float32)
     return StitchedMap(phase_rad, weight.astype(np.float32), one.origin_m, one.pixel_size_m)
 
 
-def _flattened(
+def flattened(
     one: StitchedMap, two: StitchedMap
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return both phases on one's grid, without constant and ramp, and the joint weight; all 0 where not shared."""
+    """Return both phases on one's grid, without constant and ramp, and the joint weight; all 0 where not shared.
+
+    Raises PhaselineError when the maps share fewer than 16 pixels.
+    """
     phase_two, weight_two = _resampled(two, one)
     phase_one, weight_one = one.phase_rad.astype(np.float64), one.weight.astype(np.float64)
     shared = _well_lit(phase_one, weight_one, one) & _well_lit(phase_two, weight_two, two)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,16 @@ class Scan:
     def num_left_out(self) -> int:
         """How many frames of the files have no position and are not the scan's."""
         return self.files.num_stored - self.num_frames
+
+    def part(self, rows: NDArray[np.intp]) -> Scan:
+        """Some of the frames as a scan, by their ascending indices."""
+        return replace(
+            self,
+            unique_id=self.unique_id[rows],
+            time_s=self.time_s[rows],
+            position_m=self.position_m[rows],
+            files=self.files.chosen(rows),
+        )
 
     def counts(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Read raw frames start to stop from the file, (N, H, W) in the detector's dtype; raises ScanFileError."""

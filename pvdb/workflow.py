@@ -81,6 +81,16 @@ MAX_RECONSTRUCTIONS = _recon.integer(
 )
 RECON_EPOCH = _recon.integer("Epoch", "Epochs done")
 RECON_ERROR = _recon.number("Error", "Error of the latest epoch", unit="1", precision=5)
+FOURIER_ERROR = _recon.number("FourierError", "Relative error of the amplitudes", unit="1", precision=4)
+RING_CORRELATION = _recon.number("RingCorrelation", "Of two halves of the scan, mean", unit="1", precision=3)
+RESOLUTION = _recon.number("Resolution", "Period to which the halves agree", unit="nm", precision=1)
+MAX_FOURIER_ERROR = _recon.number(
+    "MaxFourierError", "Worse is not trained on; 0: no limit", unit="1", precision=3, limits=(0, 10), setpoint=True
+)
+MIN_RING_CORRELATION = _recon.number(
+    "MinRingCorrelation", "Less is not trained on; 0: no limit", unit="1", precision=3, limits=(0, 1), setpoint=True
+)
+KEPT_OUT = _recon.text("KeptOut", "Scans too bad to be trained on, and why", max_length=65_536)
 RECON_IMAGE = _recon.image("Image", "Phase of the latest reconstruction", unit="rad")
 DIFFERENCE = _recon.image("Difference", "Live map minus latest reconstruction", unit="rad")
 LIVE_CORRELATION = _recon.number("LiveCorrelation", "Of live map and reconstruction", unit="1", precision=3)

@@ -137,3 +137,23 @@ def test_an_excluded_scan_is_trained_on_no_more(place: Place) -> None:
     client.put(pvs.INCLUDE, "bad")
     assert client.get(pvs.EXCLUDED) == ""
     assert set(place.train()) == {"good", "bad"}
+
+
+def test_a_reconstruction_below_a_limit_is_kept_out_of_training_with_the_reason(place: Place) -> None:
+    client = place.client
+    place.run("good")
+    for pv in (pvs.FOURIER_ERROR, pvs.RING_CORRELATION, pvs.RESOLUTION):
+        assert client.get(pv) > 0.0
+    client.put(pvs.MIN_RING_CORRELATION, 0.999)
+    with pytest.raises(ClientError, match="no training pairs yet"):
+        client.put(pvs.START, 1)
+    assert "scan good: its halves correlate by 0." in str(client.get(pvs.KEPT_OUT))
+    assert "0.999 is asked for" in str(client.get(pvs.KEPT_OUT))
+    client.put(pvs.MIN_RING_CORRELATION, 0.0)
+    client.put(pvs.MAX_FOURIER_ERROR, 1e-3)
+    with pytest.raises(ClientError, match="no training pairs yet"):
+        client.put(pvs.START, 1)
+    assert "its Fourier error is 0." in str(client.get(pvs.KEPT_OUT))
+    client.put(pvs.MAX_FOURIER_ERROR, 0.0)
+    assert place.train() == ("good",)
+    assert client.get(pvs.KEPT_OUT) == ""
