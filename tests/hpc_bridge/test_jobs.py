@@ -25,6 +25,7 @@ from hpc_bridge.workers import WorkerSetup
 from phasing.card import ModelCard
 from phasing.frames import Frame
 from phasing.geometry import Geometry
+from phasing.quality import Quality
 from phasing.scanwriter import ScanWriter
 from phasing.simulate import SimulatedScan, spiral
 
@@ -71,7 +72,7 @@ def outputs(document, state):
 
 def test_a_scan_becomes_pairs_and_pairs_become_a_model(place):
     site, runner = place
-    settings = {"num_epochs": 5, "preview_every": 2, "batch_size": 20, "threads": 1}
+    settings = {"num_epochs": 5, "preview_every": 2, "batch_size": 20, "threads": 1, "half_scans": True}
     scan = Submission(site.scans.root / "scan.h5", "scan-1", "test")
     document = run_document(site, "run-1", scan, settings)
     row = runner.wait(runner.submit(shipped("run"), document, "scan 1", run_id="run-1"), DEADLINE_S)
@@ -88,7 +89,7 @@ def test_a_scan_becomes_pairs_and_pairs_become_a_model(place):
 
 def check_reconstruction(site, document, output):
     lines = ProgressReader(Path(document["reconstruct"]["progress"])).read()
-    assert [line["event"] for line in lines] == ["started", *["epoch"] * 5, "ended"]
+    assert [line["event"] for line in lines] == ["started", *["epoch"] * 5, "quality", "ended"]
     assert lines[0] | {"t": 0} == {
         "t": 0,
         "event": "started",
@@ -96,7 +97,7 @@ def check_reconstruction(site, document, output):
         "scan_id": "scan-1",
         "num_frames": 60,
     }
-    epochs = lines[1:-1]
+    epochs, figures = lines[1:6], lines[6]
     assert [line["epoch"] for line in epochs] == [1, 2, 3, 4, 5]
     assert [line["preview"] is not None for line in epochs] == [False, True, False, True, True]
     preview = np.load(epochs[-1]["preview"])
@@ -106,6 +107,10 @@ def check_reconstruction(site, document, output):
     assert (output["epochs"], output["num_frames"]) == (5, 60)
     assert output["error"] == epochs[-1]["error"] < epochs[0]["error"]
     returned = Path(document["results"]["reconstruction"])
+    found = Quality.load(returned)
+    assert found is not None
+    assert 0.0 < found.fourier_error == output["fourier_error"] == figures["fourier_error"] < 1.0
+    assert -1.0 <= found.ring_correlation == output["ring_correlation"] == figures["ring_correlation"] <= 1.0
     assert returned.is_relative_to(site.results.root)
     assert returned.read_bytes() == Path(output["reconstruction"]).read_bytes()
 
