@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install demo test lint types imports bench-edge bench-flow chaos clean
+.PHONY: install demo test lint types imports bench-edge bench-flow bench-train chaos clean
 
 install: $(INSTALLED)
 
@@ -36,6 +36,10 @@ bench-edge: $(INSTALLED)
 # Two minutes.
 bench-flow: $(INSTALLED)
 	$(BIN)/python -m benchmarks.flow
+
+# Some minutes.
+bench-train: $(INSTALLED)
+	$(BIN)/python -m benchmarks.train
 
 # Under ten minutes: 50 scans over three bridges while processes are killed; the last line is the verdict.
 chaos: $(INSTALLED)
