@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = _command(commands, "demo", _demo, "run the whole loop on this machine and write a report")
     demo.add_argument("--scan", type=Path, help="a scan file to replay instead of the simulated sample")
     demo.add_argument("--positions", type=int, help="positions of a simulated scan (the paper's have 963)")
+    demo.add_argument("--poison", action="store_true", help="end with a round on shuffled labels: the gate refuses it")
     demo.add_argument("--output", type=Path, default=Path("demo-output"), help="folder of the report and the pictures")
     convert = _command(commands, "convert", _convert, "turn a Tike test scan (.npz, .npz.bz2) into a scan file")
     convert.add_argument("source", type=Path)
@@ -130,7 +131,7 @@ def _status(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from iocs.demo import run
 
-    return run(options.config, options.output, options.scan, positions=options.positions)
+    return run(options.config, options.output, options.scan, positions=options.positions, poisoned=options.poison)
 
 
 def _convert(options: argparse.Namespace) -> int:

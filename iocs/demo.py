@@ -14,6 +14,7 @@ from iocs.config import Config, load
 from iocs.demo_display import Display
 from iocs.demo_pictures import Pictures
 from iocs.demo_plan import Plan, ScanPlan, configuration, marked_folder, replay_plan, simulated_plan
+from iocs.demo_poison import poison
 from iocs.demo_streams import Prediction, Predictions, Snapshots
 from iocs.suite import Suite
 from phasing.compare import map_correlation
@@ -46,12 +47,18 @@ class Findings:
     map_correlation_v2: float | None = None
     live_correlation: float | None = None
     correlations_are: str = "unseen"
+    refused: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     failed: str | None = None
 
 
-def run(config: Path | None, output: Path, scan: Path | None, *, positions: int | None = None) -> int:
-    """Run the whole loop and leave report and pictures in `output`; returns the exit status."""
+def run(
+    config: Path | None, output: Path, scan: Path | None, *, positions: int | None = None, poisoned: bool = False
+) -> int:
+    """Run the whole loop and leave report and pictures in `output`; returns the exit status.
+
+    poisoned: end with a round whose training labels are shuffled, which the gate has to refuse.
+    """
     marked_folder(output)
     plan = replay_plan(scan) if scan else simulated_plan(positions)
     settings = load(config) if config else configuration(scan)
@@ -65,7 +72,7 @@ def run(config: Path | None, output: Path, scan: Path | None, *, positions: int 
     try:
         with display, Suite(file, verbose=True, log=output / "iocs.log") as suite:
             findings.seconds["start"] = time.monotonic() - began
-            Demo(settings, plan, output, findings, display, suite).run()
+            Demo(settings, plan, output, findings, display, suite, poisoned=poisoned).run()
     except PhaselineError as error:
         findings.failed = str(error)
     except KeyboardInterrupt:
@@ -80,8 +87,17 @@ class Demo:
     """The script, step by step."""
 
     def __init__(
-        self, config: Config, plan: Plan, output: Path, findings: Findings, display: Display, suite: Suite
+        self,
+        config: Config,
+        plan: Plan,
+        output: Path,
+        findings: Findings,
+        display: Display,
+        suite: Suite,
+        *,
+        poisoned: bool,
     ) -> None:
+        self._root, self._poisoned = config.root, poisoned
         self._plan, self._findings, self._display, self._suite = plan, findings, display, suite
         self._client = Client(config.prefix, config.detector.renames)
         self._predictions = Predictions(self._client.name(edge.PHASE))
@@ -97,6 +113,8 @@ class Demo:
             self._first_and_second()
             third = self._swap_while_streaming()
             self._fourth()
+            if self._poisoned:
+                self._poisoned_round()
             self._check(third)
         finally:
             self._predictions.close()
@@ -172,6 +190,18 @@ class Demo:
         self._findings.live_correlation = round(float(client.get(workflow.LIVE_CORRELATION)), 4)
         self._pictures.maps(former, live, reconstruction, self._findings.correlations_are)
         self._pictures.reconstruction(reconstruction)
+
+    def _poisoned_round(self) -> None:
+        """Train once more, on labels that belong to other frames: the gate must refuse what comes of it."""
+        client, former = self._client, self._client.value(workflow.CANDIDATE)
+        with self._timed("poisoned round"):
+            poison(self._root / "compute")
+            client.put(workflow.START, 1, timeout_s=CLIENT_PATIENCE_S)
+            self._wait_for_stage(lambda: client.value(workflow.CANDIDATE) > former, "its candidate is there")
+        verdict = str(client.get(workflow.VERDICT))
+        if not verdict.startswith("refused") or client.get(edge.MODEL) != former:
+            raise DemoFailed(f"a poisoned model was not refused: {verdict}")
+        self._findings.refused = f"version {client.value(workflow.CANDIDATE)} {verdict}"
 
     def _check(self, third: list[Prediction]) -> None:
         findings = self._findings

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,6 +62,10 @@ class PairSet:
     pixel_size_m: float
     geometry: Geometry
     symmetry: tuple[float, ...]
+
+    def with_labels_of(self, rows: NDArray[np.int64]) -> PairSet:
+        """The same frames with the phases (and what is known of them) of other rows, (N,), in memory."""
+        return replace(self, counts=np.array(self.counts), phase_rad=self.phase_rad[rows], mask=self.mask[rows])
 
     def fault_of(self, rows: NDArray[np.int64]) -> str:
         """What is wrong with the pairs of these rows (ascending): the first that is not finite; empty for nothing."""

@@ -27,11 +27,21 @@ class Demo:
     """`phaseline demo` in a process of its own."""
 
     def __init__(
-        self, folder: Path, prefix: str, *, positions: int, epochs: int, retrieval: int, more: str = ""
+        self, folder: Path, prefix: str, *options: str, positions: int, epochs: int, retrieval: int, more: str = ""
     ) -> None:
         self.output = folder / "output"
         config = write_config(folder, prefix, SETTINGS.format(epochs=epochs, retrieval=retrieval, more=more))
-        command = [sys.executable, "-m", "iocs", "demo", "--config", str(config), "--output", str(self.output)]
+        command = [
+            sys.executable,
+            "-m",
+            "iocs",
+            "demo",
+            "--config",
+            str(config),
+            "--output",
+            str(self.output),
+            *options,
+        ]
         self.process = subprocess.Popen(
             [*command, "--positions", str(positions)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -105,7 +115,7 @@ def _look_on(prefix: str) -> None:
 
 def test_the_whole_loop_runs_and_nothing_is_lost(tmp_path: Path) -> None:
     prefix = f"D{os.getpid()}:"
-    demo = Demo(tmp_path, prefix, positions=150, epochs=8, retrieval=12)
+    demo = Demo(tmp_path, prefix, "--poison", positions=150, epochs=8, retrieval=12)
     demo.wait_stage("reconstruct 1")
     try:
         _look_on(prefix)
@@ -118,6 +128,7 @@ def test_the_whole_loop_runs_and_nothing_is_lost(tmp_path: Path) -> None:
     assert report["frames_predicted"] == report["frames_sent"] - 150
     assert report["frames_missed"] == report["frames_dropped"] == 0
     assert report["val_loss_v2"] <= report["val_loss_v1"]
+    assert report["refused"].startswith("version 3 refused: validation loss")
     assert -1 <= report["map_correlation_v1"] <= 1
     # the IOC weighs by illumination, which does not travel with the pictures that the demo compares (0.035 measured)
     compared = [report[f"map_correlation_v{version}"] for version in (1, 2)]  # of the scan, or of its replay

@@ -14,10 +14,13 @@ import pytest
 import torch
 from tiny import make_tiny_pairs
 
+from iocs.demo_poison import poison
 from phasing.checkpoint import load_checkpoint
 from phasing.errors import TrainingError
+from phasing.frames import held_out
+from phasing.gate import judge as gate
 from phasing.geometry import Geometry
-from phasing.pairs import PairSet
+from phasing.pairs import PairSet, load_pairs, save_pairs
 from phasing.resume import only_trainer
 from phasing.rounds import Report
 from phasing.train import EpochReport, RoundBegun, TrainSettings, judge, train
@@ -225,3 +228,19 @@ def test_frames_of_other_sizes_and_scans_of_other_lengths_are_no_matter(tmp_path
     result = train(sets, replace(SETTINGS, num_epochs=3), None, tmp_path / "round", silent)
     assert result.num_samples + result.num_held_out == 160
     assert result.val_loss < result.val_losses[0]
+
+
+def test_what_was_trained_on_shuffled_labels_is_refused_by_the_gate(tiny_pairs: MakePairs, tmp_path: Path) -> None:
+    pairs = save_pairs(replace(tiny_pairs(), folder=tmp_path / "pairs"))
+    healthy = train([pairs], replace(SETTINGS, num_epochs=12), None, tmp_path / "healthy", silent)
+    true_rad = np.array(pairs.phase_rad)
+    assert poison(tmp_path / "pairs") == healthy.num_samples
+    poisoned = load_pairs(pairs.folder)
+    changed = (poisoned.phase_rad != true_rad).any(axis=(1, 2))
+    assert changed.sum() > 0.9 * healthy.num_samples
+    assert not changed[[held_out("tiny", int(k)) for k in pairs.unique_id]].any(), "held-out labels stay true"
+    round_two = train([poisoned], SETTINGS, healthy.checkpoint_path, tmp_path / "poisoned", silent)
+    verdict = gate(round_two.val_loss, round_two.incumbent_val_loss, scan_losses=round_two.scan_losses)
+    assert not verdict.accepted
+    assert round_two.incumbent_val_loss == pytest.approx(healthy.val_loss, rel=1e-6)
+    assert verdict.reason.startswith("refused")
