@@ -48,6 +48,10 @@ class LocalCompute(JobProvider[Task]):
         """Queue a task for the endpoint's workers."""
         self._workers[endpoint].put(task)
 
+    def rest(self, endpoint: str, on: bool) -> None:
+        """End an endpoint's workers while they have nothing to do, or keep them warm again."""
+        self._workers[endpoint].rest(on)
+
     def stop_task(self, task: Task) -> None:
         """End a task; the worker that ran it is replaced."""
         task.stop()

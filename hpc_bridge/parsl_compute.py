@@ -50,6 +50,10 @@ class ParslCompute(JobProvider[ParslTask]):
         """Queue a task."""
         self._kernel.put(task)
 
+    def rest(self, endpoint: str, on: bool) -> None:
+        """Give an endpoint's blocks back while it has nothing to do; the next task asks for one again."""
+        self._kernel.rest(endpoint, on)
+
     def stop_task(self, task: ParslTask) -> None:
         """End a task: its worker ends within a second, and is replaced."""
         self._kernel.cancel(task)

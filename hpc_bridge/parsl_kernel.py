@@ -71,6 +71,7 @@ class Kernel:
         self._open: set[ParslTask] = set()
         self._stopping = threading.Event()
         self._flow: Any = None
+        self._resting: set[str] = set()
         self._stalls = {name: Stalls(self._control, settings.stall_s) for name in self._endpoints}
         self._thread = threading.Thread(target=self._work, name="parsl", daemon=True)
         self._thread.start()
@@ -93,6 +94,10 @@ class Kernel:
         task.cancelled = True
         self._file(task, "stop").touch()
         task.end(None, Cancelled("the task was cancelled"))
+
+    def rest(self, endpoint: str, on: bool) -> None:
+        """Have an endpoint without tasks give its blocks back, or stop doing so."""
+        self._resting = self._resting | {endpoint} if on else self._resting - {endpoint}
 
     def refusal(self, endpoint: str) -> str:
         """What the scheduler said when it gave out no block for an endpoint; empty while there is one, or none yet."""
@@ -127,6 +132,7 @@ class Kernel:
                 self._lose(f"the interchange of {dead} died")
                 return
             self._end_stalled()
+            self._give_back()
             try:
                 self._submit(self._tasks.get(timeout=WATCH_S))
             except queue.Empty:
@@ -149,6 +155,13 @@ class Kernel:
                 logger.warning("a manager in block %s of %s begins none of its tasks; ending the block", block, name)
                 if job := found.blocks_to_job_id.get(block):
                     found.provider.cancel([job])
+
+    def _give_back(self) -> None:
+        """End the blocks of resting endpoints that have no tasks; Parsl asks for one when there are."""
+        for name in self._resting - {task.endpoint for task in self._open}:
+            found = self._flow.executors[name]
+            if self._tasks.empty() and found.blocks_to_job_id:
+                found.scale_in_facade(len(found.blocks_to_job_id))
 
     def _submit(self, task: ParslTask) -> None:
         if task.cancelled:

@@ -81,6 +81,7 @@ class Workers:
         self._setup = setup
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._resting = threading.Event()
         self._running: set[Task] = set()
         names = [f"{name}-{index}" for index in range(setup.workers)]
         self._threads = [threading.Thread(target=self._serve, name=name, daemon=True) for name in names]
@@ -90,6 +91,13 @@ class Workers:
     def put(self, task: Task) -> None:
         """Queue a task."""
         self._tasks.put(task)
+
+    def rest(self, on: bool) -> None:
+        """Give processes and memory back while nothing is to be done; the next task starts a worker again."""
+        if on:
+            self._resting.set()
+        else:
+            self._resting.clear()
 
     def stop(self) -> None:
         """Kill the workers and join their threads; running tasks end as Cancelled, waiting ones never end."""
@@ -106,11 +114,16 @@ class Workers:
 
         Its own thread owns the pool because a worker dies with the thread that made it (see die_with_parent).
         """
-        pool = self._pool()
+        pool: ProcessPool | None = self._pool()
         while not self._stopping.is_set():
             task = self._next()
-            sound = task is None or self._perform(pool, task)
-            if not (sound and _is_usable(pool)) and not self._stopping.is_set():
+            if task is not None:
+                pool = pool or self._pool()
+            sound = task is None or pool is None or self._perform(pool, task)
+            if task is None and self._resting.is_set():
+                _end(pool)
+                pool = None
+            elif not (sound and pool is not None and _is_usable(pool)) and not self._stopping.is_set():
                 _end(pool)
                 pool = self._pool()
         _end(pool)
@@ -169,9 +182,10 @@ def _outcome(pool: ProcessPool, task: Task) -> tuple[Json | None, BridgeError | 
         return None, TaskFailed(f"{task.target} could not be run: {type(error).__name__}: {error}")
 
 
-def _end(pool: ProcessPool) -> None:
-    pool.stop()
-    pool.join()
+def _end(pool: ProcessPool | None) -> None:
+    if pool is not None:
+        pool.stop()
+        pool.join()
 
 
 def answer_of(text: str) -> Json:

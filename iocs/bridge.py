@@ -33,7 +33,8 @@ class Bridge:
 
     providers: of the actions, by URL. site_at: the site whose computed files lie below a root; raises SiteError for one
     that is not configured. files: reads what jobs write, over a network if `is_remote`. flows: runs whole flows
-    elsewhere; None where the IOC's own runner runs them.
+    elsewhere; None where the IOC's own runner runs them. rest: has what trains give its processes and nodes back while
+    it has nothing to do (True), or stop doing so; where compute is another service's, that sees to it itself.
     """
 
     providers: dict[str, Stoppable]
@@ -41,6 +42,7 @@ class Bridge:
     files: FileReader
     is_remote: bool = False
     flows: Elsewhere | None = None
+    rest: Callable[[bool], None] = lambda on: None
 
     def stop(self) -> None:
         """Stop every provider."""

@@ -1,9 +1,11 @@
 """From the configuration to the bridge: where files and jobs of the workflow IOC go."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hpc_bridge.endpoints import Endpoints, Stoppable
+from hpc_bridge.endpoints import Endpoints
 from hpc_bridge.function_provider import FunctionProvider
 from hpc_bridge.job_list import allowed_jobs
 from hpc_bridge.local_compute import COMPUTE_URL, LocalCompute
@@ -15,6 +17,9 @@ from hpc_bridge.workers import WorkerSetup
 from iocs.bridge import RECONSTRUCT, REGISTER, TRAIN, Bridge, SiteError
 from iocs.config import Config
 from iocs.workflow_layout import Layout
+
+if TYPE_CHECKING:
+    from hpc_bridge.parsl_compute import ParslCompute
 
 SCANS, REGISTRY = "scans", "registry"
 """Names of collections of this machine; each root of what is computed is one more, by its own name."""
@@ -33,7 +38,9 @@ def make_bridge(config: Config, layout: Layout, register: Register) -> Bridge:
     transfer = LocalTransfer(roots.folders, layout.journal / "transfer.sqlite")
     workers = _parsl_compute(config, layout, jobs) if config.bridge.adapter == "parsl" else _local(config, layout, jobs)
     compute = Endpoints({RECONSTRUCT: workers, TRAIN: workers, REGISTER: registering(layout, register)})
-    return Bridge({TRANSFER_URL: transfer, COMPUTE_URL: compute}, roots.site, LocalFiles())
+    return Bridge(
+        {TRANSFER_URL: transfer, COMPUTE_URL: compute}, roots.site, LocalFiles(), rest=partial(workers.rest, TRAIN)
+    )
 
 
 def registering(layout: Layout, register: Register) -> FunctionProvider:
@@ -80,7 +87,7 @@ def _local(config: Config, layout: Layout, jobs: Mapping[str, str]) -> LocalComp
     return LocalCompute(jobs, endpoints, layout.journal / "compute.sqlite", limits_s=limits_s)
 
 
-def _parsl_compute(config: Config, layout: Layout, jobs: Mapping[str, str]) -> Stoppable:
+def _parsl_compute(config: Config, layout: Layout, jobs: Mapping[str, str]) -> "ParslCompute":
     from hpc_bridge.parsl_compute import ParslCompute
     from hpc_bridge.parsl_settings import Blocks, ParslSettings
 

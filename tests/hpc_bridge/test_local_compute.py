@@ -262,3 +262,14 @@ def test_a_function_interrupted_by_the_end_of_the_process_is_lost(function):
     status = function(lambda body: {}).status(action)
     assert status.interrupted
     assert status.blameless
+
+
+def test_an_endpoint_that_rests_has_no_process_until_there_is_a_task(place):
+    first = place.result("first", "pid").details["results"][0]["output"]["pid"]
+    place.provider.rest("one", True)
+    wait_for_death(first)
+    second = place.result("second", "pid").details["results"][0]["output"]["pid"]
+    wait_for_death(second)
+    place.provider.rest("one", False)
+    third = place.result("third", "pid").details["results"][0]["output"]["pid"]
+    assert place.result("fourth", "pid").details["results"][0]["output"]["pid"] == third

@@ -175,3 +175,17 @@ def test_a_scheduler_is_asked_for_what_is_configured(tmp_path, name):
     found = executor("reconstruct", blocks, settings, tmp_path / "alive")
     assert "parsl_guard" in found.launch_cmd
     assert found.encrypted
+
+
+def test_an_endpoint_that_rests_gives_its_block_back_until_there_is_a_task(cluster):
+    def worker():
+        action = cluster.run("pid")
+        return cluster.end(action).details["results"][0]["output"]["pid"]
+
+    first = worker()
+    cluster.provider.rest("one", True)
+    wait_for_death(first)
+    second = worker()
+    wait_for_death(second)
+    cluster.provider.rest("one", False)
+    assert worker() != second
