@@ -33,7 +33,6 @@ JOBS = {
     "reconstruct": "hpc_bridge.jobs:reconstruct",
     "pairs": "hpc_bridge.jobs:pairs",
     "train": "hpc_bridge.jobs:train",
-    "judge": "hpc_bridge.jobs:judge",
     "export": "hpc_bridge.jobs:export",
 }
 _KEPT_PREVIEWS = 2
@@ -96,11 +95,13 @@ def pairs(
     output: str,
     progress: str | None = None,
     supplement: Json | None = None,
+    judged_by: str | None = None,
     **settings: Any,
 ) -> Json:
     """Make the training pairs of a scan into the folder ``output``; ``settings`` are PairSettings' fields.
 
-    ``supplement`` as reconstruct takes it.
+    ``supplement`` as reconstruct takes it. ``judged_by``: a checkpoint whose loss on the new pairs' held-out frames is
+    told; what keeps it from being judged is told, too, and no failure.
     """
     from phasing.pairs import PairSettings, make_pairs
     from phasing.reconstruction import Reconstruction
@@ -113,6 +114,8 @@ def pairs(
         scan = _scan(scan_file, supplement)
         found = Reconstruction.load(_path("reconstruction", reconstruction))
         made = make_pairs(scan, found, folder, chosen)
+        if judged_by is not None:
+            writer.write("judged", job="pairs", **_judged(made, _path("judged_by", judged_by)))
         writer.write("ended", job="pairs")
     return {
         "pairs": str(folder),
@@ -168,20 +171,6 @@ def train_alone(
     return {**facts, "skipped": skipped, "checkpoint": str(result.checkpoint_path)}
 
 
-def judge(*, pairs: list[str], checkpoint: str, progress: str | None = None, **settings: Any) -> Json:
-    """The losses of a checkpoint, in rad, on the held-out frames of pair folders, by scan; trains nothing."""
-    from phasing.train import TrainSettings
-    from phasing.train import judge as judge_network
-
-    chosen = _settings(TrainSettings, settings)
-    with ProgressWriter(_optional("progress", progress)) as writer:
-        writer.write("started", job="judge")
-        sets, unreadable = _pair_sets(pairs)
-        losses = judge_network(sets, chosen, _path("checkpoint", checkpoint))
-        writer.write("ended", job="judge")
-    return {"val_losses": {loss.scan_id: loss.val_loss for loss in losses}, "skipped": unreadable}
-
-
 def export(
     *, checkpoint: str, output: str, lineage: str, parent: int | None = None, progress: str | None = None
 ) -> Json:
@@ -204,6 +193,22 @@ def _reconstruct_quietly(scan: "scanfile.Scan", settings: "retrieval.RetrieveSet
     from phasing.retrieve import retrieve
 
     return retrieve(scan, settings, lambda report: None)
+
+
+def _judged(pairs: "PairSet", checkpoint: Path) -> Json:
+    """The loss of a checkpoint on one scan, in rad, or why there is none."""
+    from phasing.errors import PhaselineError
+    from phasing.train import TrainSettings, judge
+
+    try:
+        (loss,) = judge([pairs], TrainSettings(), checkpoint)
+    except PhaselineError as error:
+        return {"scan_id": pairs.scan_id, "val_loss": None, "why": str(error)}
+    return {
+        "scan_id": pairs.scan_id,
+        "val_loss": loss.val_loss if loss.is_new else None,
+        "why": "" if loss.is_new else "it has learned from this scan",
+    }
 
 
 def _report_retrieval(writer: ProgressWriter, output: Path, report: "retrieval.EpochReport") -> None:

@@ -304,6 +304,9 @@ class TrainSection(Section):
     mirror pairs by the symmetries under which the probe is itself to at least this share; 0 for none. A round ends
     early when patience_epochs bring nothing better, or max_seconds are spent; 0 for neither. judged_frames: held-out
     frames that every epoch is judged by; all of them are in the end. shown_frames: those of Train:Image.
+    target_rad, target_scans: training goes to standby when the live model's loss on so many new scans in a row is that
+    or less, 0 for never; trust_factor: how much the live figure of trust must rise to wake it; where the setpoints
+    start.
     gate_margin: how much better than the incumbent a candidate must be, 0.05 for five per cent; gate_scan_margin: how
     much worse it may be on any single scan, unless empty.
     """
@@ -326,6 +329,9 @@ class TrainSection(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     processes: Annotated[int, Field(ge=0, le=64)] = 0
     seed: int = 0
+    target_rad: Annotated[float, _within(workflow_pvs.TARGET)] = 0.0
+    target_scans: Annotated[int, _within(workflow_pvs.TARGET_SCANS)] = workflow_pvs.TARGET_SCANS.initial
+    trust_factor: Annotated[float, _within(workflow_pvs.TRUST_FACTOR)] = workflow_pvs.TRUST_FACTOR.initial
     gate_margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gate_scan_margin: Annotated[float, Field(ge=0)] | None = None
 
@@ -338,7 +344,10 @@ class TrainSection(Section):
     def settings(self) -> dict[str, Any]:
         """What a round is told, but for what has a PV: TrainSettings' fields."""
         return self.model_dump(
-            exclude={"training_set", "last_scans", "reservoir_frames", "num_epochs", "gate_margin", "gate_scan_margin"}
+            exclude={
+                *("training_set", "last_scans", "reservoir_frames", "num_epochs", "gate_margin", "gate_scan_margin"),
+                *("target_rad", "target_scans", "trust_factor"),
+            }
         )
 
 

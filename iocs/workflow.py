@@ -19,6 +19,7 @@ from iocs.stream import StreamServer
 from iocs.workflow_auto import AutoSubmit, Trigger
 from iocs.workflow_bridge import make_bridge
 from iocs.workflow_disk import Disk
+from iocs.workflow_enough import Enough
 from iocs.workflow_excluded import Excluded
 from iocs.workflow_experiment import KEPT, Experiment
 from iocs.workflow_kept import KeptSetpoints
@@ -65,7 +66,10 @@ class Workflow:
         live_map = partial(fetch_map, f"{config.prefix}{LIVE_MAP.name}", timeout_s=LIVE_MAP_S)
         self._pictures = Pictures(ioc, self._streams, bridge.files, live_map)
         lines = self._lines = JobLines(bridge.files, is_remote=bridge.is_remote)
-        self._progress = Progress(ioc, self._pictures, lambda run_id: self._runner.document(run_id), lines)
+        self._enough = Enough(ioc, self._layout.journal / "enough.json", kept, rest=bridge.rest)
+        self._progress = Progress(
+            ioc, self._pictures, lambda run_id: self._runner.document(run_id), lines, self._enough.judged
+        )
         self._runner = FlowRunner(
             self._layout.journal / "flows.sqlite",
             self._bridge.providers,
@@ -92,10 +96,13 @@ class Workflow:
             margin=config.train.gate_margin,
             scan_margin=config.train.gate_scan_margin,
             edge_timeout_s=config.workflow.edge_timeout_s,
+            trusted=self._enough.trusted,
         )
         self._experiment.on_change(lambda: self._models.follow(self._experiment.lineage))
         files = ScanFiles(config, config.geometry.geometry())
-        self._scans = Scans(ioc, config.reconstruct, config.pairs, files, self._experiment, self._runs, self._pictures)
+        self._scans = Scans(
+            ioc, config.reconstruct, config.pairs, files, self._experiment, self._runs, self._pictures, self._judged_by
+        )
         self._trigger = Trigger(config.auto.when, *config.auto_pvs)
         self._auto = AutoSubmit(
             ioc,
@@ -168,9 +175,17 @@ class Workflow:
         post(pvs.MAX_FOURIER_ERROR, config.reconstruct.max_fourier_error)
         post(pvs.MIN_RING_CORRELATION, config.reconstruct.min_ring_correlation)
         post(pvs.EPOCHS, config.train.num_epochs)
+        post(pvs.TARGET, config.train.target_rad)
+        post(pvs.TARGET_SCANS, config.train.target_scans)
+        post(pvs.TRUST_FACTOR, config.train.trust_factor)
         post(pvs.TRAINING_SET, ("all", "last", "reservoir").index(config.train.training_set))
         post(pvs.LAST_SCANS, config.train.last_scans)
         post(pvs.RESERVOIR, config.train.reservoir_frames)
+
+    def _judged_by(self) -> str | None:
+        """The weights that new scans are judged by, where the compute side sees them and somebody wants to know."""
+        parent = self._models.parent if self._ioc.value(pvs.TARGET) and self._experiment.site.shared else None
+        return None if parent is None else str(parent.checkpoint)
 
     async def _cancel(self) -> None:
         for row in self._selected() or self._runs.open("run"):

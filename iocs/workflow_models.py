@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,12 @@ class Models:
         margin: float,
         scan_margin: float | None,
         edge_timeout_s: float,
+        trusted: Callable[[float], None],
     ) -> None:
-        """Register the handlers and announce the model that is active now."""
+        """Register the handlers and announce the model that is active now.
+
+        `trusted` hears of the edge's figure of trust at the end of every scan.
+        """
         self._ioc, self._registry, self.lineage = ioc, registry, lineage
         self._margin, self._scan_margin, self._edge_timeout_s = margin, scan_margin, edge_timeout_s
         self._announced: Announcement | None = None
@@ -45,7 +50,7 @@ class Models:
         self._running = self._replaced = 0  # versions: what the edge runs, what was active before
         self._refusal: Refusal | None = None
         self._edge_moved = asyncio.Condition()
-        self._link = EdgeLink(prefix, running=self._edge_runs, refused=self._edge_refused)
+        self._link = EdgeLink(prefix, running=self._edge_runs, refused=self._edge_refused, trusted=trusted)
         ioc.on_set(pvs.SELECT, self._select)
         ioc.on_action(pvs.ACCEPT, self._accept)
         ioc.on_action(pvs.ROLLBACK, self._rollback)

@@ -27,7 +27,7 @@ _ROUND_SHARE = {
 }
 _SHARES = {"run": _RUN_SHARE, "round": _ROUND_SHARE}
 _COPIES = ("Transfer", "Return")
-_JOBS = {"Reconstruct": "reconstruct", "Train": "train"}
+_JOBS = {"Reconstruct": "reconstruct", "Pairs": "pairs", "Train": "train"}
 _BEFORE_EXPORT = ("Elsewhere", "Send", "Train")
 _STAGE: dict[str, tuple[Pv | None, Pv]] = {
     "Transfer": (pvs.TRANSFER_STATE, pvs.TRANSFER_MESSAGE),
@@ -42,9 +42,19 @@ _NO_STAGE: tuple[Pv | None, Pv] = (None, pvs.FLOW_MESSAGE)
 class Progress:
     """Shows runs on the PVs of Transfer:, Recon: and Train:."""
 
-    def __init__(self, ioc: IocServer, pictures: Pictures, read: Callable[[str], Json], lines: JobLines) -> None:
-        """`pictures` shows reconstructions, `read` gives the document of a run, `lines` what its jobs say."""
-        self._ioc, self._pictures, self._read, self._lines = ioc, pictures, read, lines
+    def __init__(
+        self,
+        ioc: IocServer,
+        pictures: Pictures,
+        read: Callable[[str], Json],
+        lines: JobLines,
+        judged: Callable[[dict[str, float]], None],
+    ) -> None:
+        """`pictures` shows reconstructions, `read` gives the document of a run, `lines` what its jobs say.
+
+        `judged` hears of the live model's losses on scans that it had not learned from.
+        """
+        self._ioc, self._pictures, self._read, self._lines, self._judged = ioc, pictures, read, lines, judged
         self._documents: dict[str, Json] = {}
         self._alarmed: set[Pv] = set()
         self._states: dict[str, str] = {}
@@ -102,6 +112,7 @@ class Progress:
         state, message = _STAGE.get(row.state, _NO_STAGE)
         if row.status is RunStatus.SUCCEEDED:
             self._finish_job(row, document, "reconstruct")
+            self._finish_job(row, document, "pairs")
             for done in (pvs.TRANSFER_STATE, pvs.RECON_STATE):
                 self._post_stage(done, DONE)
             self._pictures.reconstruction(Path(document["results"]["reconstruction"]))
@@ -191,6 +202,8 @@ class Progress:
         for line in lines:
             if line["event"] == "begun":
                 self._show_begun(line)
+            elif line["event"] == "judged":
+                self._show_judged(line)
             elif line["event"] == "quality":
                 self._show_quality(line)
             elif line["event"] == "epoch":
@@ -199,6 +212,12 @@ class Progress:
             elif line["event"] == "ended" and line["job"] == "train":
                 self._ioc.tell(pvs.TRAIN_MESSAGE, f"trained: {line['why']}{_left_out(line)}", _severity(line))
         return share
+
+    def _show_judged(self, line: Json) -> None:
+        if line["val_loss"] is not None:
+            self._judged({line["scan_id"]: line["val_loss"]})
+        else:
+            self._ioc.tell(pvs.RECON_MESSAGE, f"scan {line['scan_id']} is not judged: {line['why']}", Severity.MINOR)
 
     def _show_quality(self, line: Json) -> None:
         """How good the reconstruction is; NaN for halves that were not reconstructed."""
@@ -220,6 +239,7 @@ class Progress:
         self._ioc.post(pvs.NUM_SAMPLES, line["num_samples"])
         self._ioc.post(pvs.LEFT_OUT, "; ".join(line["skipped"]), severity=_severity(line))
         self._show_histories()
+        self._judged(line["new_scan_losses"])
 
     def _show_retrieval(self, line: Json) -> None:
         self._ioc.post(pvs.RECON_EPOCH, line["epoch"])

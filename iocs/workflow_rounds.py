@@ -39,7 +39,7 @@ class Rounds:
         self._progress, self._excluded, self._settings = progress, excluded, settings
         ioc.on_action(pvs.START, self._start)
         ioc.on_action(pvs.ABORT, self._abort)
-        ioc.listen(pvs.STANDBY, self._standby_changed)
+        ioc.listen(pvs.STANDBY, lambda _: self.resume())
         for limit in (pvs.MAX_FOURIER_ERROR, pvs.MIN_RING_CORRELATION):
             ioc.listen(limit, lambda _: self.begin_if_due())
         self._qualities: dict[str, Quality | None] = {}
@@ -74,11 +74,6 @@ class Rounds:
     async def _abort(self) -> None:
         for row in self._runs.open("round"):
             self._runs.runner.cancel(row.run_id)
-
-    def _standby_changed(self, on: int) -> None:
-        text = "standby: put by hand" if on else "a round begins by itself when new pairs are there"
-        self._ioc.tell(pvs.TRAIN_MESSAGE, text)
-        self.resume()
 
     def _taken(self) -> set[str]:
         """Folders of pairs that a round of this lineage was given, whatever became of it: retried by hand."""

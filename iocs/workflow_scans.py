@@ -1,6 +1,7 @@
 """Scans in the workflow IOC: checked as a whole, accepted once, queued as runs."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ class Scans:
         experiment: Experiment,
         runs: Runs,
         pictures: Pictures,
+        judged_by: Callable[[], str | None],
     ) -> None:
-        """Register the handlers."""
+        """Register the handlers; `judged_by` gives the checkpoint that a new scan is to be judged by, if any."""
         self._ioc, self._settings, self._pairs = ioc, settings, pairs
         self._files, self._experiment = files, experiment
-        self._runs, self._pictures = runs, pictures
+        self._runs, self._pictures, self._judged_by = runs, pictures, judged_by
         self._accepting = asyncio.Lock()
         ioc.on_action(pvs.SUBMIT, self._submit)
         ioc.on_action(pvs.RUN, self._run)
@@ -82,9 +84,8 @@ class Scans:
                     self._experiment.set_up_of(scan.geometry),
                     shared=bool(self._ioc.value(pvs.SHARE)),
                 )
-                document = run_document(
-                    self._experiment.site, run_id, submission, self._retrieval_settings(), self._pairs.model_dump()
-                )
+                pairs = {**self._pairs.model_dump(), "judged_by": self._judged_by()}
+                document = run_document(self._experiment.site, run_id, submission, self._retrieval_settings(), pairs)
                 self._runs.submit("run", document, scan.scan_id, run_id)
             except Refused:
                 raise

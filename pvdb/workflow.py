@@ -124,6 +124,19 @@ NUM_SAMPLES = _train.integer("NumSamples", "Frames in the training set")
 SAMPLE_RATE = _train.number("SampleRate", "Frames trained on a second", unit="1/s", precision=1)
 TIME_LEFT = _train.number("TimeLeft", "Time left of the round", unit="s", precision=0)
 STANDBY = _train.state("Standby", "Begin no round by itself", ("Off", "On"), setpoint=True)
+STANDBY_REASON = _train.text("StandbyReason", "Why training is in standby, if it is", max_length=256)
+TARGET = _train.number(
+    "Target", "Loss of new scans that is enough", unit="rad", precision=4, limits=(0, 10), setpoint=True
+)
+TARGET_SCANS = _train.integer(
+    "TargetScans", "Scans in a row that must meet Target", initial=3, limits=(1, 1000), setpoint=True
+)
+TRUST_FACTOR = _train.number(
+    "TrustFactor", "Rise of the trust figure that wakes it", unit="1", precision=2, initial=1.5, limits=(1, 100),
+    setpoint=True,
+)  # fmt: skip
+NEW_SCAN_LOSS = _train.number("NewScanLoss", "Live model's, on the newest scan", unit="rad", precision=4)
+GOOD_SCANS = _train.integer("GoodScans", "New scans in a row that met the target")
 START = _train.action("Start", "Train a round now on all pairs there are")
 ABORT = _train.action("Abort", "Stop the running round")
 TRAIN_MESSAGE = _train.text("Message", "Last event or error", max_length=512)

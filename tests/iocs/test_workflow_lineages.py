@@ -28,7 +28,10 @@ num_epochs = 1
 nice = 0
 threads_per_worker = 1
 """
-WATCHED = (pvs.LINEAGE, pvs.SUCCEEDED_RUNS, pvs.SCAN_MESSAGE, pvs.EXCLUDED, pvs.TRAIN_STATE, pvs.NUM_SCANS)
+WATCHED = (
+    *(pvs.LINEAGE, pvs.SUCCEEDED_RUNS, pvs.SCAN_MESSAGE, pvs.EXCLUDED, pvs.TRAIN_STATE, pvs.NUM_SCANS),
+    *(pvs.STANDBY, pvs.STANDBY_REASON, pvs.GOOD_SCANS),
+)
 
 
 class Place:
@@ -157,3 +160,22 @@ def test_a_reconstruction_below_a_limit_is_kept_out_of_training_with_the_reason(
     client.put(pvs.MAX_FOURIER_ERROR, 0.0)
     assert place.train() == ("good",)
     assert client.get(pvs.KEPT_OUT) == ""
+
+
+def test_enough_is_enough_until_a_scan_is_worse(place: Place) -> None:
+    client = place.client
+    place.run("good")
+    assert place.train() == ("good",)
+    client.put(pvs.STANDBY, "Off")
+    client.put(pvs.TARGET_SCANS, 2)
+    client.put(pvs.TARGET, 9.0)
+    for scan in ("own", "shared"):
+        place.run(scan)
+    place.until(lambda: client.value(pvs.STANDBY) == "On", "it is enough")
+    assert client.get(pvs.STANDBY_REASON) == "the loss on 2 new scans in a row is 9 rad or less"
+    assert 0.0 < client.get(pvs.NEW_SCAN_LOSS) < 9.0
+    client.put(pvs.TARGET, 1e-6)
+    place.run("lent")
+    place.until(lambda: client.value(pvs.STANDBY) == "Off", "a worse scan wakes it")
+    registry = Registry(place.folder / "data" / "registry")
+    place.until(lambda: "lent" in registry.versions()[-1].card.scans, "a round learns from it")

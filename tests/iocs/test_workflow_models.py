@@ -73,6 +73,7 @@ class Place:
             margin=0.0,
             scan_margin=None,
             edge_timeout_s=0.05,
+            trusted=lambda ratio: None,
         )
 
     @property
