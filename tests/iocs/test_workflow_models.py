@@ -51,8 +51,15 @@ class Ioc:
 class Link:
     """The link to an edge that the test plays: `running` and `refused` are the edge's updates."""
 
-    def __init__(self, prefix: str, *, running: Callable[[int], None], refused: Callable[[Refusal], None]) -> None:
-        self.running, self.refused = running, refused
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        running: Callable[[int], None],
+        refused: Callable[[Refusal], None],
+        trusted: Callable[[float], None],
+    ) -> None:
+        self.running, self.refused, self.trusted = running, refused, trusted
 
     def close(self) -> None:
         pass
