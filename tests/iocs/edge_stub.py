@@ -1,6 +1,7 @@
 """An edge IOC that only shows which model it runs and what it refused, for tests of the workflow.
 
-Arguments: prefix. Each line on standard input is a JSON object: running (version) or refused (text). Prints `ready`.
+Arguments: prefix. Each line on standard input is a JSON object: running (version), refused (text), ratio (number) or
+scan_state (text). Prints `ready`.
 """
 
 import asyncio
@@ -11,14 +12,19 @@ import threading
 from iocs.server import IocServer
 from pvdb import edge as pvs
 
+PVS = {
+    "running": pvs.MODEL,
+    "refused": pvs.REFUSED,
+    "ratio": pvs.CONSISTENCY_RATIO,
+    "scan_state": pvs.SCAN_STATE,
+}
+
 
 def obey(ioc: IocServer) -> None:
     for line in sys.stdin:
         command = json.loads(line)
-        if "running" in command:
-            ioc.post(pvs.MODEL, command["running"])
-        else:
-            ioc.post(pvs.REFUSED, command["refused"])
+        for name, value in command.items():
+            ioc.post(PVS[name], PVS[name].states.index(value) if name == "scan_state" else value)
 
 
 async def main() -> None:

@@ -1,5 +1,6 @@
 """What the real workflow IOC trains on: by lineage, by what proposals share, by what is excluded."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from following import Following
-from harness import start_ioc, write_config
+from harness import start_ioc, start_script, write_config
 
 from benchmarks.scans import write_scan
 from iocs.client import ClientError
@@ -179,3 +180,29 @@ def test_enough_is_enough_until_a_scan_is_worse(place: Place) -> None:
     place.until(lambda: client.value(pvs.STANDBY) == "Off", "a worse scan wakes it")
     registry = Registry(place.folder / "data" / "registry")
     place.until(lambda: "lent" in registry.versions()[-1].card.scans, "a round learns from it")
+
+
+def test_a_risen_figure_of_trust_wakes_training(place: Place) -> None:
+    client, noted = place.client, place.folder / "data" / "journal" / "enough.json"
+    stub = start_script(Path(__file__).parent / "edge_stub.py", place.folder / "stub.log", PREFIX)
+    place.parts.callback(stub.stop)
+
+    def scanned(ratio: float) -> None:
+        for said in ({"ratio": 9.0, "scan_state": "Running"}, {"ratio": ratio}, {"scan_state": "Complete"}):
+            stub.tell(json.dumps(said))
+
+    def trust() -> float | None:
+        return json.loads(noted.read_text())["trust"]  # type: ignore[no-any-return]
+
+    place.run("good")
+    place.train()
+    for pv, value in ((pvs.STANDBY, "Off"), (pvs.TARGET_SCANS, 1), (pvs.TARGET, 9.0)):
+        client.put(pv, value)
+    place.run("own")
+    place.until(lambda: client.value(pvs.STANDBY) == "On", "it is enough")
+    scanned(0.4)
+    place.until(lambda: trust() == 0.4, "what it may rise from is known")
+    scanned(0.5)
+    scanned(0.7)
+    place.until(lambda: client.value(pvs.STANDBY) == "Off", "it wakes")
+    assert client.get(pvs.STANDBY_REASON) == ""
