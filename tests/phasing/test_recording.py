@@ -1,13 +1,12 @@
 """Recordings: what is written is read, whatever happens to the disk or the writer."""
 
 import math
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from phasing.recording import (
 from phasing.recordingfolder import QuotaExceeded, RecordingFolder
 from phasing.scanwriter import part_path
 from phasing.stitch import StitchedMap
+
+FullDisk = Callable[[int], AbstractContextManager[None]]
 
 
 def predictions(num: int, frame_px: int = 128, first: int = 0) -> list[Recorded]:
@@ -72,17 +73,6 @@ def check(path: Path, written: list[Recorded]) -> None:
     np.testing.assert_array_equal(found.position_m, np.reshape(positions, (-1, 2)))
     if written:
         np.testing.assert_array_equal(found.phase_rad(), [one.phase_rad for one in written])
-
-
-@contextmanager
-def full_disk(room_bytes: int) -> Iterator[None]:
-    """While it lasts, the operating system refuses to make any file longer than that."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize(("num", "frame_px"), [(1, 128), (16, 128), (45, 128), (3, 700), (3000, 4)])
@@ -157,7 +147,9 @@ def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("room_bytes", [0, 10_000, 100_000, 1_000_000, 2_500_000, 3_200_000])
-def test_a_full_disk_costs_nothing_that_was_flushed_and_nothing_that_waits(tmp_path: Path, room_bytes: int) -> None:
+def test_a_full_disk_costs_nothing_that_was_flushed_and_nothing_that_waits(
+    tmp_path: Path, room_bytes: int, full_disk: FullDisk
+) -> None:
     written = predictions(100)
     writer = RecordingWriter(tmp_path / "a.h5", "s", 128)
     with full_disk(room_bytes):
@@ -177,7 +169,9 @@ def test_a_full_disk_costs_nothing_that_was_flushed_and_nothing_that_waits(tmp_p
 
 
 @pytest.mark.parametrize("room_bytes", [0, 10_000, 1_000_000, 2_500_000])
-def test_a_recording_that_is_given_up_stays_as_it_was_flushed(tmp_path: Path, room_bytes: int) -> None:
+def test_a_recording_that_is_given_up_stays_as_it_was_flushed(
+    tmp_path: Path, room_bytes: int, full_disk: FullDisk
+) -> None:
     written = predictions(100)
     writer = RecordingWriter(tmp_path / "a.h5", "s", 128)
     with full_disk(room_bytes), pytest.raises(DiskRefused):
@@ -331,7 +325,7 @@ def test_an_error_of_the_folder_names_the_file(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_disk_that_is_full_at_once_is_left_clean(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_at_once_is_left_clean(tmp_path: Path, full_disk: FullDisk) -> None:
     for room_bytes in (0, 1000, 10_000):
         with full_disk(room_bytes), pytest.raises(DiskRefused):
             RecordingWriter(tmp_path / "a.h5", "s", 8)

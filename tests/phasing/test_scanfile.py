@@ -1,9 +1,8 @@
 import random
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from phasing.frames import Frame, prepare
 from phasing.geometry import Geometry
 from phasing.scanfile import Scan, ScanWriter, read_scan
 
+FullDisk = Callable[[int], AbstractContextManager[None]]
 SCAN_ID = "6f0e6f6c-95c8-4d4a-9b54-0d6f3d3a2a10"
 GEOMETRY = Geometry(
     energy_ev=10_400.0, distance_m=1.55, pixel_size_m=110e-6, detector_shape_px=(12, 16), crop_px=8, flip_rows=True
@@ -38,17 +38,6 @@ def write(path: Path, scan: list[Frame], geometry: Geometry = GEOMETRY, **option
         for frame in scan:
             writer.append(frame)
     return path
-
-
-@contextmanager
-def full_disk(room_bytes: int) -> Iterator[None]:
-    """While it lasts, the operating system refuses to make any file longer than that."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
@@ -141,7 +130,7 @@ def test_the_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.h5"]
 
 
-def test_a_full_disk_loses_no_frame(tmp_path: Path) -> None:
+def test_a_full_disk_loses_no_frame(tmp_path: Path, full_disk: FullDisk) -> None:
     written = frames(1500)
     path = tmp_path / "a.h5"
     writer = ScanWriter(path, SCAN_ID, GEOMETRY, dtype=np.uint16)
@@ -171,7 +160,7 @@ def test_a_full_disk_loses_no_frame(tmp_path: Path) -> None:
 
 
 FULL = """
-import sys
+import resource, sys
 from tests.phasing.test_scanfile import *
 writer = ScanWriter(sys.argv[1], SCAN_ID, GEOMETRY, dtype=np.uint16)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
@@ -217,7 +206,7 @@ def test_where_there_are_no_hard_links_a_scan_appears_too(tmp_path: Path, monkey
     assert (tmp_path / "b.h5").read_bytes() == b"another's"
 
 
-def test_the_number_flushed_is_what_a_part_holds(tmp_path: Path) -> None:
+def test_the_number_flushed_is_what_a_part_holds(tmp_path: Path, full_disk: FullDisk) -> None:
     writer = ScanWriter(tmp_path / "a.h5", SCAN_ID, GEOMETRY, dtype=np.uint16)
     for frame in frames(700)[:690]:
         writer.append(frame)
