@@ -9,7 +9,7 @@ from statistics import mean, median
 
 import torch
 
-from benchmarks import train_pairs
+from benchmarks import science, train_pairs
 from benchmarks.authors_train import AuthorsLoop, mean_absolute_error
 from benchmarks.engine import cores
 from benchmarks.program import Measurements, program
@@ -33,6 +33,8 @@ def measurements(folder: Path, network: Network) -> Measurements:
         ("speed_ratio",): lambda: speed(folder / "speed"),
         ("mae_ratio",): lambda: accuracy(folder / "accuracy"),
         ("round_seconds",): lambda: rounds(folder / "rounds"),
+        ("science_simulated",): lambda: science.measure("simulated", science.simulated, folder / "simulated"),
+        ("science_star",): lambda: science.measure("star", science.star, folder / "star"),
     }
 
 

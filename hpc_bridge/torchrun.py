@@ -15,7 +15,8 @@ from hpc_bridge.ports import Json
 from phasing.files import replaced_file
 
 _ARGUMENTS, _OUTCOME, _LOG = ".ranks.json", ".ranks-outcome.json", ".ranks.log"
-_LOG_LINES = 3
+_HOW = "exitcode"
+"""The word by which torchrun's report says how a process ended."""
 
 
 def run_shared(num_processes: int, arguments: Json, folder: Path) -> Json:
@@ -35,8 +36,9 @@ def run_shared(num_processes: int, arguments: Json, folder: Path) -> Json:
         return dict(json.loads(outcome.read_text()))
     if outcome.exists():
         raise TaskFailed(json.loads(outcome.read_text())["failed"])
-    last = " / ".join((folder / _LOG).read_text().split("\n")[-_LOG_LINES:])
-    raise TaskFailed(f"the training processes ended with status {status}: {last}")
+    told = (folder / _LOG).read_text().splitlines()
+    how = next((line.strip() for line in reversed(told) if _HOW in line), f"status {status}")
+    raise TaskFailed(f"the training processes ended: {how}; see {folder / _LOG}")
 
 
 def write_outcome(path: Path, outcome: Json) -> None:

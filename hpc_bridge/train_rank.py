@@ -24,6 +24,9 @@ def main() -> int:
     except PhaselineError as error:
         write_outcome(outcome, {"failed": str(error)})
         return 1
+    except Exception as error:  # the job that waits has no other way to hear of it
+        write_outcome(outcome, {"failed": f"{type(error).__name__}: {error}"})
+        raise
     return 0
 
 

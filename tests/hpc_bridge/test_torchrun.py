@@ -89,7 +89,7 @@ def test_a_shared_round_goes_on_where_it_was_killed(pairs: Path, tmp_path: Path)
         seen += [line["event"] for line in reader.read()]
         time.sleep(0.01)
     started = descendants(job.pid)
-    assert len(started) == 3, "torchrun and two trainers"
+    assert len(started) >= 3, "torchrun and two trainers"
     job.kill()
     job.wait()
     while left := list(filter(command_line, started)):

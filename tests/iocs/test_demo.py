@@ -115,7 +115,7 @@ def _look_on(prefix: str) -> None:
 
 def test_the_whole_loop_runs_and_nothing_is_lost(tmp_path: Path) -> None:
     prefix = f"D{os.getpid()}:"
-    demo = Demo(tmp_path, prefix, "--poison", positions=150, epochs=8, retrieval=12)
+    demo = Demo(tmp_path, prefix, "--poison", positions=150, epochs=30, retrieval=20)
     demo.wait_stage("reconstruct 1")
     try:
         _look_on(prefix)

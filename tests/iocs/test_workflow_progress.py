@@ -25,12 +25,13 @@ class Shown:
     def __init__(self, document: Json) -> None:
         self.posted: list[Any] = []
         self.told: list[Any] = []
+        self.judged: dict[str, float] = {}
         ioc: Any = SimpleNamespace(
-            post=lambda pv, value: self.posted.append((pv, value)), tell=lambda *told: self.told.append(told)
+            post=lambda pv, value, **_: self.posted.append((pv, value)), tell=lambda *told: self.told.append(told)
         )
         pictures: Any = None
         lines = JobLines(LocalFiles(), is_remote=False)
-        self.progress = Progress(ioc, pictures, lambda run_id: document, lines)
+        self.progress = Progress(ioc, pictures, lambda run_id: document, lines, self.judged.update)
 
 
 @pytest.mark.parametrize("state", ["Elsewhere", "Send", "Train"])
@@ -45,7 +46,33 @@ def test_scans_that_a_round_left_out_are_named_in_alarm(tmp_path: Path) -> None:
     path = tmp_path / "progress"
     shown = Shown({"train": {"progress": str(path)}})
     with ProgressWriter(path) as writer:
-        writer.write("ended", job="train", skipped=["scan a does not fit the incumbent: energy_ev differ"])
+        skipped = ["scan a does not fit the incumbent: energy_ev differ"]
+        writer.write("ended", job="train", skipped=skipped, why="all 3 epochs are done")
     shown.progress.follow(ROUND, {})
-    text = "left out: scan a does not fit the incumbent: energy_ev differ"
+    text = "trained: all 3 epochs are done; left out: scan a does not fit the incumbent: energy_ev differ"
     assert (pvs.TRAIN_MESSAGE, text, Severity.MINOR) in shown.told
+
+
+def test_a_round_that_goes_on_shows_the_epochs_it_has_done_and_what_its_incumbent_is_worth(tmp_path: Path) -> None:
+    path = tmp_path / "progress"
+    shown = Shown({"train": {"progress": str(path)}})
+    with ProgressWriter(path) as writer:
+        figures = {
+            "losses": [0.5, 0.4],
+            "val_losses": [0.6, 0.5],
+            "learning_rates": [1e-4, 2e-4],
+            "skipped": ["scan x"],
+        }
+        counts = {"scans": ["a", "b"], "num_samples": 90, "num_held_out": 10, "new_scan_losses": {"b": 0.7}}
+        writer.write("begun", job="train", **figures, **counts)
+    shown.progress.follow(ROUND, {})
+    for pv, value in (
+        (pvs.EPOCH, 2),
+        (pvs.NUM_SCANS, 2),
+        (pvs.NUM_SAMPLES, 90),
+        (pvs.LEFT_OUT, "scan x"),
+        (pvs.LOSS_HISTORY, (0.5, 0.4)),
+        (pvs.RATE_HISTORY, (1e-4, 2e-4)),
+    ):
+        assert (pv, value) in shown.posted
+    assert shown.judged == {"b": 0.7}

@@ -28,7 +28,7 @@ def test_closing_the_link_waits_for_no_thread_and_ends_the_callbacks(monkeypatch
     heard: list[object] = []
 
     async def main() -> EdgeLink:
-        link = EdgeLink("NOBODY:", running=heard.append, refused=heard.append)
+        link = EdgeLink("NOBODY:", running=heard.append, refused=heard.append, trusted=heard.append)
         link.close()
         return link
 
