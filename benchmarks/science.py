@@ -58,16 +58,21 @@ def star(folder: Path) -> Material | None:
     return Material(parts[:-1], parts[-1], RetrieveSettings(num_epochs=60, batch_size=20))
 
 
+def keys(name: str) -> tuple[str, ...]:
+    """The figures of one kind of material."""
+    return tuple(f"{key}_{name}" for key in ("val_mae", "map_correlation_unseen", "ring_half_unseen"))
+
+
 def measure(name: str, make: Callable[[Path], Material | None], folder: Path) -> list[Figure]:
     """Losses and maps of one kind of material, as figures whose keys end in its name."""
-    keys = [f"{key}_{name}" for key in ("val_mae", "map_correlation_unseen", "ring_half_unseen")]
+    loss_key, correlation_key, ring_key = keys(name)
     material = make(folder)
     if material is None:
-        return [Figure(key, None, "", note="PHASELINE_DATA does not name the data") for key in keys]
+        return [Figure(key, None, "", note="PHASELINE_DATA does not name the data") for key in keys(name)]
     truth = retrieve(material.unseen, material.retrieval, lambda _: None)
     unseen = make_pairs(material.unseen, truth, folder / "unseen")
     seen: list[PairSet] = []
-    found: dict[str, list[float]] = {key: [] for key in keys}
+    found: dict[str, list[float]] = {key: [] for key in keys(name)}
     parent: Path | None = None
     for number, scan in enumerate(material.seen):
         made = retrieve(scan, material.retrieval, lambda _: None)
@@ -75,9 +80,9 @@ def measure(name: str, make: Callable[[Path], Material | None], folder: Path) ->
         parent = train(seen, _SETTINGS, parent, folder / f"round-{number}", lambda _: None).checkpoint_path
         (loss,) = judge([unseen], _SETTINGS, parent)
         live, reconstructed = stitched(load_checkpoint(parent), unseen), truth.phase_map()
-        found[keys[0]].append(loss.val_loss)
-        found[keys[1]].append(map_correlation(live, reconstructed))
-        found[keys[2]].append(ring_correlation(live, reconstructed).resolution_m * 1e9)
+        found[loss_key].append(loss.val_loss)
+        found[correlation_key].append(map_correlation(live, reconstructed))
+        found[ring_key].append(ring_correlation(live, reconstructed).resolution_m * 1e9)
     return [
         Figure(key, values[-1], unit, spread=(min(values), max(values)), detail={"by_number_of_scans": values})
         for (key, values), unit in zip(found.items(), ("rad", "1", "nm"), strict=True)

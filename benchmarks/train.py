@@ -33,8 +33,8 @@ def measurements(folder: Path, network: Network) -> Measurements:
         ("speed_ratio",): lambda: speed(folder / "speed"),
         ("mae_ratio",): lambda: accuracy(folder / "accuracy"),
         ("round_seconds",): lambda: rounds(folder / "rounds"),
-        ("science_simulated",): lambda: science.measure("simulated", science.simulated, folder / "simulated"),
-        ("science_star",): lambda: science.measure("star", science.star, folder / "star"),
+        science.keys("simulated"): lambda: science.measure("simulated", science.simulated, folder / "simulated"),
+        science.keys("star"): lambda: science.measure("star", science.star, folder / "star"),
     }
 
 
