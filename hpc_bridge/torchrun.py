@@ -15,6 +15,7 @@ from hpc_bridge.ports import Json
 from phasing.files import replaced_file
 
 _ARGUMENTS, _OUTCOME, _LOG = ".ranks.json", ".ranks-outcome.json", ".ranks.log"
+_LOOPBACK = "lo"
 _HOW = "exitcode"
 """The word by which torchrun's report says how a process ended."""
 
@@ -31,7 +32,10 @@ def run_shared(num_processes: int, arguments: Json, folder: Path) -> Json:
     command = [sys.executable, "-m", "hpc_bridge.torchrun", str(os.getpid())]
     command += ["--standalone", "--nproc-per-node", str(num_processes), "-m", "hpc_bridge.train_rank"]
     with (folder / _LOG).open("w") as log:
-        status = subprocess.run([*command, str(asked), str(outcome)], stdout=log, stderr=log, check=False).returncode
+        # all processes are on this node: nothing of theirs listens elsewhere
+        environment = os.environ | {"GLOO_SOCKET_IFNAME": _LOOPBACK}
+        command += [str(asked), str(outcome)]
+        status = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
     if status == 0:
         return dict(json.loads(outcome.read_text()))
     if outcome.exists():
