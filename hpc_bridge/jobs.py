@@ -156,11 +156,11 @@ def train_alone(
 
     chosen = _settings(TrainSettings, settings)
     folder = _path("output", output)
-    told = _optional("progress", progress) if ranks is None or ranks.is_first else None
-    with ProgressWriter(told) as writer:
+    is_first = ranks is None or ranks.is_first
+    with ProgressWriter(_optional("progress", progress) if is_first else None) as writer:
         writer.write("started", job="train")
         sets, unreadable = _pair_sets(pairs)
-        for old in _previews(folder / _SHOWN):  # of an attempt that was killed
+        for old in _previews(folder / _SHOWN) if is_first else ():  # of an attempt that was killed
             old.unlink()
         parent = _optional("parent_checkpoint", parent_checkpoint)
         report = partial(_report_training, writer, folder / _SHOWN, unreadable)
