@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from phasing.errors import GeometryError, ModelError, TrainingError
+from phasing.errors import GeometryError, ModelError, TrainingError, one_line
 from phasing.files import replaced_file
 from phasing.geometry import Geometry
 from phasing.rounds import ScanLoss
@@ -114,9 +114,9 @@ def load_tensors(path: Path) -> Any:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     except pickle.UnpicklingError as error:
-        raise ModelError(f"{path} is corrupted, or holds more than weights: {_one_line(error)}") from error
+        raise ModelError(f"{path} is corrupted, or holds more than weights: {one_line(error)}") from error
     except (RuntimeError, EOFError, ValueError, LookupError) as error:
-        raise ModelError(f"{path} is corrupted: {_one_line(error)}") from error
+        raise ModelError(f"{path} is corrupted: {one_line(error)}") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -160,7 +160,3 @@ def _parse(content: dict[str, Any]) -> Checkpoint:
         probe_intensity=content["probe_intensity"].numpy(),
         seconds=facts["seconds"],
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -42,3 +42,8 @@ class MissingExtra(PhaselineError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed: pip install 'phaseline[{extra}]'")
+
+
+def one_line(error: Exception | str) -> str:
+    """A library's message without its line breaks, at most 300 characters."""
+    return " ".join(str(error).split())[:300]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from phasing.card import ModelCard
 from phasing.engines.reference import PHASE_LIMIT_RAD
-from phasing.errors import MissingExtra, ModelError
+from phasing.errors import MissingExtra, ModelError, one_line
 from phasing.geometry import Geometry
 from phasing.reconstruction import probe_intensity
 
@@ -45,7 +45,7 @@ class ForeignNetwork:
         try:
             phase_rad = self._session.run(None, inputs)[0]
         except _failures() as error:
-            raise ModelError(f"the network cannot predict frames of shape {shape}: {_one_line(error)}") from error
+            raise ModelError(f"the network cannot predict frames of shape {shape}: {one_line(error)}") from error
         if phase_rad.shape != shape:
             raise ModelError(f"the network gives {phase_rad.shape} for frames of shape {shape}: both must be the same")
         if not np.isfinite(phase_rad).all():
@@ -139,7 +139,7 @@ def read_weight(path: Path, side_px: int) -> FloatArray:
     try:
         array = np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise ModelError(f"{path} is no .npy file that can be read: {_one_line(error)}") from error
+        raise ModelError(f"{path} is no .npy file that can be read: {one_line(error)}") from error
     shape = (side_px, side_px)
     if array.dtype.kind not in "iufc" or array.shape[-2:] != shape or (array.dtype.kind != "c" and array.ndim != 2):
         wanted = f"{shape}, or a complex probe (..., {side_px}, {side_px})"
@@ -160,7 +160,7 @@ def _session(path: Path, content: bytes) -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except _failures() as error:
-        raise ModelError(f"{path} is no ONNX file that can be used: {_one_line(error)}") from error
+        raise ModelError(f"{path} is no ONNX file that can be used: {one_line(error)}") from error
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -193,7 +193,3 @@ def _arithmetic(geometry: Geometry) -> str:
     cut = raw - crop
     start = f"{raw} - 2 x {cut // 2} = {crop}" if cut and cut % 2 == 0 else str(crop)
     return f"{start}, / {geometry.bin_px} = {geometry.frame_px}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from phasing.errors import ModelError
+from phasing.errors import ModelError, one_line
 
 CHANNELS = (16, 32, 64, 128)
 SIDE_STEP_PX = 2 ** len(CHANNELS)
@@ -99,7 +99,7 @@ def load_network(state: dict[str, torch.Tensor]) -> PtychoNN:
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:  # wrong keys or shapes; no tensors; not even a mapping
-        raise ModelError(f"weights are not PtychoNN's: {' '.join(str(error).split())[:300]}") from error
+        raise ModelError(f"weights are not PtychoNN's: {one_line(error)}") from error
     return network.eval()
 
 

@@ -78,7 +78,7 @@ def quality(
 
     reconstruct: does the halves, each from its own frames alone. Halves that cannot be compared have no figures.
     """
-    mean_counts = float(np.mean([counts.mean(dtype=np.float64) for counts in scan.prepared()]))
+    mean_counts = float(scan.prepared().mean(dtype=np.float64))
     error = Quality(fourier_error=math.sqrt(found.error_history[-1] / mean_counts))
     if not half_scans or scan.num_frames < _LEAST_FRAMES:
         return error

@@ -29,7 +29,6 @@ class RingCorrelation:
 
     frequency_per_m: NDArray[np.float64]
     correlation: NDArray[np.float64]
-    pixel_size_m: float
 
     @property
     def mean(self) -> float:
@@ -42,7 +41,7 @@ class RingCorrelation:
         kernel = np.ones(_SMOOTHED_RINGS) / _SMOOTHED_RINGS
         smooth = np.convolve(np.pad(self.correlation, _SMOOTHED_RINGS // 2, mode="edge"), kernel, mode="valid")
         below = np.flatnonzero(smooth < HALF)
-        return float(1.0 / self.frequency_per_m[below[0]]) if len(below) else 2.0 * self.pixel_size_m
+        return float(1.0 / self.frequency_per_m[below[0] if len(below) else -1])
 
 
 def ring_correlation(one: StitchedMap, two: StitchedMap) -> RingCorrelation:
@@ -71,7 +70,7 @@ def ring_correlation(one: StitchedMap, two: StitchedMap) -> RingCorrelation:
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = np.nan_to_num(sums[0] / np.sqrt(sums[1] * sums[2]))
     frequency_per_m = np.arange(1, number) / (side * one.pixel_size_m)
-    return RingCorrelation(frequency_per_m, correlation, one.pixel_size_m)
+    return RingCorrelation(frequency_per_m, correlation)
 
 
 def _shared_square(shared: NDArray[np.bool_]) -> tuple[slice, slice]:

@@ -54,6 +54,8 @@ class Samples:
     def __init__(self, pair_sets: Sequence[PairSet], settings: TrainSettings) -> None:
         self.sets = tuple(pair_sets)
         self.scans = tuple(dict.fromkeys(pairs.scan_id for pairs in pair_sets))
+        number = {scan_id: k for k, scan_id in enumerate(self.scans)}
+        self._scan_of_set: IndexArray = np.array([number[pairs.scan_id] for pairs in pair_sets], np.int64)
         self._owner = np.concatenate([np.full(len(pairs.unique_id), k) for k, pairs in enumerate(pair_sets)])
         self._row = np.concatenate([np.arange(len(pairs.unique_id)) for pairs in pair_sets])
         frames = [(pairs.scan_id, int(i)) for pairs in pair_sets for i in pairs.unique_id]
@@ -96,9 +98,7 @@ class Samples:
 
     def scan_of(self, indices: IndexArray) -> IndexArray:
         """Which of `scans` each sample is of."""
-        number = {scan_id: k for k, scan_id in enumerate(self.scans)}
-        of_set = np.array([number[pairs.scan_id] for pairs in self.sets])
-        return np.asarray(of_set[self._owner[indices]], np.int64)
+        return np.asarray(self._scan_of_set[self._owner[indices]])
 
     def trained_scans(self) -> tuple[str, ...]:
         """The scans of which frames are trained on."""

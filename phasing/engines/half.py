@@ -3,8 +3,7 @@
 import warnings
 from typing import Any
 
-from phasing.engines.protocol import one_line
-from phasing.errors import MissingExtra, ModelError
+from phasing.errors import MissingExtra, ModelError, one_line
 
 
 def half_network(onnx_bytes: bytes) -> bytes:

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from phasing.errors import ModelError
+from phasing.errors import ModelError, one_line
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -119,8 +119,3 @@ def cannot_build(version: int, library: str, error: Exception | str) -> ModelErr
 def cannot_infer(library: str, error: Exception | str) -> ModelError:
     """The library's reason not to compute, in one line."""
     return ModelError(f"{library} cannot infer: {one_line(error)}")
-
-
-def one_line(error: Exception | str) -> str:
-    """A library's message without its line breaks, at most 300 characters."""
-    return " ".join(str(error).split())[:300]

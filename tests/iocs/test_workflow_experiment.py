@@ -2,12 +2,10 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from following import Following
-from harness import start_ioc, write_config
+from workflow_place import WorkflowPlace
 
 from benchmarks.scans import write_scan
 from iocs.client import ClientError
@@ -16,7 +14,6 @@ from pvdb import workflow as pvs
 
 PREFIX = f"X{os.getpid()}:"
 GEOMETRY = Geometry(10_400.0, 1.55, 110e-6, (64, 64), 64)
-PATIENCE_S = 600.0
 SETTINGS = """
 [reconstruct]
 num_epochs = 1
@@ -30,25 +27,10 @@ copies_gb = 1e-9
 WATCHED = (pvs.LINEAGE, pvs.EXP_MESSAGE, pvs.SUCCEEDED_RUNS, pvs.FLOW_STATE, pvs.TRANSFER_MESSAGE, pvs.QUEUED_RUNS)
 
 
-class Place:
+class Place(WorkflowPlace):
     def __init__(self, folder: Path) -> None:
-        self.folder, self.more = folder, folder / "more"
-        (folder / "data" / "scans").mkdir(parents=True)
-        self.config = write_config(folder, PREFIX, SETTINGS.format(more=self.more))
-        self.parts = ExitStack()
-        self.start()
-
-    def start(self) -> None:
-        ioc = start_ioc("workflow", self.config)
-        self.parts.callback(ioc.stop)
-        self.client = self.parts.enter_context(closing(Following(PREFIX)))
-        self.client.watch(*WATCHED)
-
-    def stop(self) -> None:
-        self.parts.close()
-
-    def until(self, condition: object, what: str) -> None:
-        self.client.wait(condition, what, PATIENCE_S)  # type: ignore[arg-type]
+        self.more = folder / "more"
+        super().__init__(folder, PREFIX, SETTINGS.format(more=self.more), *WATCHED)
 
     def write_scan(self, name: str) -> Path:
         return write_scan(self.folder / "data" / "scans" / name, GEOMETRY, 12, seed=1)

@@ -3,13 +3,12 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from following import Following
-from harness import start_ioc, start_script, write_config
+from harness import start_script
+from workflow_place import PATIENCE_S, WorkflowPlace
 
 from benchmarks.scans import write_scan
 from iocs.client import ClientError
@@ -19,7 +18,6 @@ from pvdb import workflow as pvs
 
 PREFIX = f"L{os.getpid()}:"
 GEOMETRY = Geometry(10_400.0, 1.55, 110e-6, (64, 64), 64)
-PATIENCE_S = 600.0
 SETTINGS = """
 [reconstruct]
 num_epochs = 1
@@ -35,28 +33,12 @@ WATCHED = (
 )
 
 
-class Place:
+class Place(WorkflowPlace):
     """A workflow IOC that begins no round by itself, and scans to submit."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "data" / "scans").mkdir(parents=True)
-        self.config = write_config(folder, PREFIX, SETTINGS)
-        self.parts = ExitStack()
-        self.start()
+        super().__init__(folder, PREFIX, SETTINGS, *WATCHED)
         self.client.put(pvs.STANDBY, "On")
-
-    def start(self) -> None:
-        ioc = start_ioc("workflow", self.config)
-        self.parts.callback(ioc.stop)
-        self.client = self.parts.enter_context(closing(Following(PREFIX)))
-        self.client.watch(*WATCHED)
-
-    def stop(self) -> None:
-        self.parts.close()
-
-    def until(self, condition: object, what: str) -> None:
-        self.client.wait(condition, what, PATIENCE_S)  # type: ignore[arg-type]
 
     def run(self, name: str, *, energy_ev: float = 10_400.0, begin_s: float = 1e9) -> None:
         """Reconstruct a scan of 40 frames and make its pairs."""
